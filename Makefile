@@ -1,0 +1,44 @@
+# Every target does the set-up that it needs; nothing is installed twice.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep test check format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(INSTALLED) ## create .venv and install twofold into it
+
+sweep: $(INSTALLED) ## run the default sweep on the digits and report on it
+	@$(BIN)/twofold sweep search_spaces/digits.yaml
+
+test: $(INSTALLED) ## run the tests
+	@$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## format, lint, types, import rules and the content of the wheel
+	@echo "== format"       && $(BIN)/ruff format --check .
+	@echo "== lint"         && $(BIN)/ruff check .
+	@echo "== types"        && $(BIN)/mypy
+	@echo "== import rules" && $(BIN)/lint-imports --no-logo
+	@echo "== wheel"        && $(BIN)/python tests/check_wheel.py
+
+format: $(INSTALLED) ## rewrite the code in the project's format and mend what lint can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove caches and build products; results and .venv stay
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+# The stamp is written last, so that an interrupted installation is taken up again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "twofold needs Python 3.11 or newer, and '$(PYTHON)' is not. Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; }
+	@echo "Installing twofold and what it needs into .venv: some minutes and about 7 GB, mostly PyTorch."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(INSTALLED)

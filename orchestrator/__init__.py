@@ -1,0 +1,1 @@
+"""What happens around a trial: configuration, sweep, tracking, selection, oracle, report, command line."""

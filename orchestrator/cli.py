@@ -1,0 +1,136 @@
+"""The command line: every command says what it did, and exits with 0 only when it did what was asked.
+
+Exit codes: 1 = something that was asked for failed (a unit, the tracking), 2 = a mistake in the input.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from trainables.errors import TwofoldError
+
+app = typer.Typer(
+    name="twofold",
+    help="Anomaly detection across domains: sweep on Ray, choose without labels, browse in MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True, soft_wrap=True)
+F = TypeVar("F", bound=Callable[..., Any])
+
+SpaceFile = Annotated[Path, typer.Argument(help="Sweep file, e.g. search_spaces/digits.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. data.image_size=64.")
+]
+Name = Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's.")]
+SweepFolder = Annotated[Path, typer.Argument(help="Folder of a sweep, e.g. runs/digits.")]
+
+
+def _reports_errors(command: F) -> F:
+    """Turn a user's mistake into one message and exit code 2."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except TwofoldError as error:
+            errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+            raise typer.Exit(2) from error
+
+    return cast(F, run)
+
+
+@app.command()
+@_reports_errors
+def sweep(
+    space: SpaceFile,
+    set_: Overrides = None,
+    name: Name = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to run on; default: this machine.")] = None,
+) -> None:
+    """Run every unit of a search space that has no result yet, then choose and report."""
+    from orchestrator.config import load_config
+    from orchestrator.pipeline import run_sweep
+
+    outcome = run_sweep(load_config(space, set_ or [], name), console, address)
+    if outcome.failed or outcome.untracked:
+        raise typer.Exit(1)
+
+
+@app.command()
+@_reports_errors
+def plan(space: SpaceFile, set_: Overrides = None, name: Name = None) -> None:
+    """Show what a sweep would run, and roughly how long it takes, without running it."""
+    from orchestrator.config import load_config
+    from orchestrator.pipeline import show_plan
+
+    show_plan(load_config(space, set_ or [], name), console)
+
+
+@app.command()
+@_reports_errors
+def retry(folder: SweepFolder) -> None:
+    """Run the failed units of a sweep again."""
+    from orchestrator.pipeline import forget_failed, load_folder, run_sweep
+
+    config = load_folder(folder)
+    forget_failed(config, console)
+    outcome = run_sweep(config, console, None)
+    if outcome.failed or outcome.untracked:
+        raise typer.Exit(1)
+
+
+@app.command()
+@_reports_errors
+def sync(folder: SweepFolder) -> None:
+    """Log to MLflow every unit of a sweep that has no run yet."""
+    from orchestrator.pipeline import load_folder, sync_tracking
+
+    sync_tracking(load_folder(folder), console)
+
+
+@app.command()
+@_reports_errors
+def select(folder: SweepFolder) -> None:
+    """Choose a configuration per setting without labels; writes selection.json."""
+    from orchestrator.pipeline import choose, load_folder
+
+    choose(load_folder(folder), console)
+
+
+@app.command()
+@_reports_errors
+def report(folder: SweepFolder) -> None:
+    """Open the labels once, after the choice, and write the table and report.html."""
+    from orchestrator.pipeline import load_folder, make_report
+
+    make_report(load_folder(folder), console)
+
+
+@app.command(name="choose-k")
+@_reports_errors
+def choose_k(
+    folder: Annotated[Path, typer.Argument(help="Folder of unlabelled images, searched recursively.")],
+    encoder: Annotated[str, typer.Option(help="Frozen encoder.")] = "efficientnet_lite0",
+    max_k: Annotated[int, typer.Option(min=1, help="Largest K to try.")] = 12,
+    image_size: Annotated[int | None, typer.Option(help="Pixels; default: the encoder's own.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder of cached features.")] = Path("runs/cache"),
+) -> None:
+    """Recommend K, and the share of images to trust, for a folder of images; no sweep needed."""
+    from orchestrator.choose_k import recommend
+
+    recommend(folder, encoder, max_k, image_size, cache, console)
+
+
+def main() -> None:
+    """Entry point of the ``twofold`` command."""
+    app()

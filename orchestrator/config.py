@@ -1,0 +1,158 @@
+"""The sweep file: YAML and ``--set a.b=1`` to one frozen, strictly checked ``SweepConfig``."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from trainables.configuration import check_keys
+from trainables.errors import TwofoldError, nearest_name
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Which images, pairs and classes, and how the target is contaminated and split."""
+
+    dataset: str = Field(description="digits, folder, office31, office_home, visda, pacs or unlabelled")
+    root: Path | None = Field(None, description="folder of the images: root/<domain>/<class>/*")
+    source: Path | None = Field(None, description="folder of source normals (dataset: unlabelled)")
+    target: Path | None = Field(None, description="folder of unlabelled target images (dataset: unlabelled)")
+    pairs: list[tuple[str, str]] | None = Field(None, description="[source, target] pairs; null = the preset's")
+    classes: list[str] | None = Field(None, description="normal classes, one task each; null = all")
+    image_size: int | None = Field(None, ge=16, description="pixels; null = each model's own size")
+    contamination: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        [0.1], min_length=1, description="rho: anomalies / all images of the unlabelled target set"
+    )
+    split_seeds: list[int] = Field([0], min_length=1, description="seeds of the split by image id")
+    transductive: bool = Field(False, description="judge the unlabelled training images as well")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        # YAML reads [0, 1] as integers; class names are text.
+        return [str(item) for item in value] if isinstance(value, list) else value
+
+
+class ResourceConfig(_Section):
+    """What one worker takes of the cluster."""
+
+    workers: int | None = Field(None, ge=1, description="trials at once; null = as many as fit")
+    cpus_per_worker: int = Field(1, ge=1, description="CPU cores and threads of a worker")
+    gpus_per_worker: float = Field(0, ge=0, description="GPUs of a worker; fractions share one GPU")
+    trainings_per_trial: int = Field(8, ge=1, description="trainings of one setting that share a Ray trial")
+
+
+class SweepConfig(_Section):
+    """Everything a sweep depends on."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder and MLflow experiment")
+    data: DataConfig
+    fixed: dict[str, Any] = Field({}, description="hyperparameters common to all configurations")
+    default: dict[str, Any] = Field(description="the configuration kept unless another convinces")
+    space: list[dict[str, Any]] = Field(min_length=1, description="grids whose union is swept")
+    seeds: list[int] = Field([0], min_length=1, description="seeds of weights, batches and clusterings")
+    resources: ResourceConfig = ResourceConfig()
+    output: Path = Field(Path("runs"), description="folder of all sweeps")
+    cache: Path = Field(Path("runs/cache"), description="folder of images, features and activations")
+    tracking_uri: str | None = Field(None, description="MLflow; null = sqlite file in the output folder")
+
+    @field_validator("fixed", "default", "space")
+    @classmethod
+    def _known_hyperparameters(cls, value: Any) -> Any:
+        for mapping in value if isinstance(value, list) else [value]:
+            try:
+                check_keys(mapping)
+            except TwofoldError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this sweep's settings, records, selection and report."""
+        return self.output / self.name
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking URI of MLflow."""
+        return self.tracking_uri or f"sqlite:///{(self.output / 'mlflow.db').absolute()}"
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), name: str | None = None) -> SweepConfig:
+    """Read a sweep file and apply ``key.path=value`` overrides; values are YAML.
+
+    Raises:
+        TwofoldError: all mistakes at once, each with its key and the nearest valid name.
+    """
+    raw = _read_yaml(path)
+    for override in overrides:
+        _apply(raw, override)
+    if name is not None:
+        raw["name"] = name
+    try:
+        return SweepConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise TwofoldError("\n".join([f"{path} is not a valid sweep file:", *lines])) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise TwofoldError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TwofoldError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise TwofoldError(f"{path} must hold a mapping with the keys {', '.join(SweepConfig.model_fields)}")
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set one ``a.b.0.c=value`` in place; sections that are absent are created."""
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise TwofoldError(f"--set {override}: write it as key=value, for example --set data.image_size=64")
+    *parents, last = key.split(".")
+    node: Any = raw
+    try:
+        for parent in parents:
+            node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        raise TwofoldError(f"--set {override}: there is no '{key}' to set") from error
+    except yaml.YAMLError as error:
+        raise TwofoldError(f"--set {override}: the value is not YAML") from error
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    """One line per mistake: where, what, and the nearest valid key."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(error["loc"][:-1])
+        hint = nearest_name(str(error["loc"][-1]), known)
+        return f"  {where}: unknown key.{hint} Known: {', '.join(known)}."
+    if error["type"] == "missing":
+        return f"  {where}: this key is required"
+    message = re.sub(r"^Value error, ", "", error["msg"])
+    shown = "" if error["type"] == "value_error" else f" (got {error['input']!r})"
+    return f"  {where}: {message}{shown}"
+
+
+def _keys_at(location: Sequence[str | int]) -> list[str]:
+    """Field names of the section at ``location``."""
+    section: Any = SweepConfig
+    for part in location:
+        section = section.model_fields[str(part)].annotation
+        if typing.get_origin(section) in (typing.Union, types.UnionType):
+            section = typing.get_args(section)[0]
+    return list(section.model_fields)

@@ -1,0 +1,202 @@
+"""The ledger: one file per unit, written whole or not at all, so that resuming is planned minus done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.cache import write_atomically
+from trainables.errors import TwofoldError
+
+_SCORES = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    {
+        "key": pa.string(),
+        "setting": pa.string(),
+        "state": pa.string(),
+        "error": pa.string(),
+        "dataset": pa.string(),
+        "source": pa.string(),
+        "target": pa.string(),
+        "normal_class": pa.string(),
+        "contamination": pa.float64(),
+        "split_seed": pa.int64(),
+        "seed": pa.int64(),
+        "config": pa.string(),
+        "epochs": pa.string(),
+        "stage_a": pa.string(),
+        "seconds": pa.string(),
+        "diagnostics": pa.string(),
+        "cluster_sizes": pa.list_(pa.int32()),
+        "trusted_fit": pa.list_(pa.bool_()),
+        "trusted_sel": pa.list_(pa.bool_()),
+        "source_val": _SCORES,
+        "target_sel": _SCORES,
+        "pseudo": _SCORES,
+        "test": _SCORES,
+    }
+)
+_JSON_FIELDS = ("config", "epochs", "stage_a", "seconds", "diagnostics")
+_NO_SCORES = np.empty(0, dtype=np.float32)
+_NO_MASK = np.empty(0, dtype=bool)
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """The result of one unit. Scores are (n,) float32, higher = more anomalous; masks are (n,) bool.
+
+    Attributes:
+        state: ``done``, or ``failed`` with the traceback in ``error``.
+        config: canonical flat configuration.
+        epochs: one mapping of mean losses per epoch.
+        stage_a: label-free proxies of the trusted set; an undefined one is absent.
+        seconds: wall time spent on clustering, training and scoring.
+        diagnostics: effective rank and score variation, before and after training.
+        cluster_sizes: (K,) images per cluster in T_fit.
+        trusted_fit, trusted_sel: which images of T_fit and T_sel are trusted.
+        source_val, target_sel, pseudo, test: scores of S_val, T_sel, patch-shuffled T_sel and test images.
+    """
+
+    key: str
+    setting: str
+    state: Literal["done", "failed"]
+    dataset: str
+    source: str
+    target: str
+    normal_class: str
+    contamination: float
+    split_seed: int
+    seed: int
+    config: dict[str, Any]
+    error: str | None = None
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    stage_a: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    cluster_sizes: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    trusted_fit: np.ndarray = field(default_factory=lambda: _NO_MASK)
+    trusted_sel: np.ndarray = field(default_factory=lambda: _NO_MASK)
+    source_val: np.ndarray = field(default_factory=lambda: _NO_SCORES)
+    target_sel: np.ndarray = field(default_factory=lambda: _NO_SCORES)
+    pseudo: np.ndarray = field(default_factory=lambda: _NO_SCORES)
+    test: np.ndarray = field(default_factory=lambda: _NO_SCORES)
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """Dataset, source, target, normal_class, contamination and split_seed."""
+        names = ("dataset", "source", "target", "normal_class", "contamination", "split_seed")
+        return {name: getattr(self, name) for name in names}
+
+    def to_row(self) -> dict[str, Any]:
+        """The record as one row of ``SCHEMA``."""
+        row = asdict(self)
+        row.update({name: json.dumps(row[name], sort_keys=True, allow_nan=False) for name in _JSON_FIELDS})
+        return row
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> UnitRecord:
+        """Inverse of ``to_row``."""
+        values = dict(row)
+        values.update({name: json.loads(row[name]) for name in _JSON_FIELDS})
+        for entry in fields(cls):
+            if entry.type == "np.ndarray":
+                kind = SCHEMA.field(entry.name).type.value_type.to_pandas_dtype()
+                values[entry.name] = np.asarray(row[entry.name], dtype=kind)
+        return cls(**values)
+
+
+class Ledger:
+    """Unit records of one sweep under ``folder/units``.
+
+    A record is an Arrow file of one row, written by temp file, fsync and rename. A damaged file counts as
+    missing, and its unit runs again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._units = folder / "units"
+        self._attempts = folder / "attempts"
+
+    def open(self) -> None:
+        """Create the folder.
+
+        Raises:
+            TwofoldError: it cannot be written.
+        """
+        try:
+            self._units.mkdir(parents=True, exist_ok=True)
+            self._attempts.mkdir(exist_ok=True)
+            probe = self._units / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise TwofoldError(
+                f"cannot write the output folder {self.folder}: {error.strerror}. "
+                "Set `output:` to a folder you can write."
+            ) from error
+
+    def write(self, record: UnitRecord) -> None:
+        """Store a record under its key; the last one wins."""
+        table = pa.Table.from_pylist([record.to_row()], schema=SCHEMA)
+
+        def fill(path: Path) -> None:
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+                writer.write_table(table)
+
+        write_atomically(self._path(record.key), fill)
+        (self._attempts / record.key).unlink(missing_ok=True)
+
+    def begin(self, key: str) -> int:
+        """Note that a worker starts on a unit; return how often one had started before without an end."""
+        path = self._attempts / key
+        with path.open("ab") as file:
+            before = file.tell()
+            file.write(b".")
+        return before
+
+    def read(self, key: str) -> UnitRecord | None:
+        """The record of a unit, or None where it is missing or damaged."""
+        table = self._table(key)
+        return None if table is None else UnitRecord.from_row(table.to_pylist()[0])
+
+    def states(self, keys: Iterable[str]) -> dict[str, str]:
+        """State of every recorded unit among ``keys``; a damaged record is absent."""
+        tables = ((key, self._table(key)) for key in keys)
+        return {key: table["state"][0].as_py() for key, table in tables if table is not None}
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Remove records, so that their units run again."""
+        for key in keys:
+            self._path(key).unlink(missing_ok=True)
+
+    def compact(self, keys: Sequence[str]) -> Path:
+        """Write the records of ``keys`` to ``units.parquet``, one row a unit, and return its path."""
+        tables = [table for key in keys if (table := self._table(key)) is not None]
+        whole = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        path = self.folder / "units.parquet"
+        write_atomically(path, lambda temporary: pq.write_table(whole, temporary))
+        return path
+
+    def _path(self, key: str) -> Path:
+        return self._units / f"{key}.arrow"
+
+    def _table(self, key: str) -> pa.Table | None:
+        try:
+            with pa.OSFile(str(self._path(key)), "rb") as source, pa.ipc.open_file(source) as reader:
+                table = reader.read_all()
+        except (OSError, pa.ArrowInvalid):
+            return None
+        return table if table.num_rows == 1 and table.schema.equals(SCHEMA) else None
+
+
+def read_units(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Rows of a ``units.parquet``, with only some columns where given."""
+    rows: list[dict[str, Any]] = pq.read_table(path, columns=list(columns) if columns else None).to_pylist()
+    return rows

@@ -1,0 +1,287 @@
+"""Preparation: draw the settings, decode, encode and cache every image once, for all trials of a sweep."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from orchestrator.config import SweepConfig
+from orchestrator.plan import Grid
+from trainables.backbones.base import Finetune, trunk_activations
+from trainables.cache import ArrayCache, write_atomically
+from trainables.configuration import Configuration
+from trainables.data.base import Dataset, build_dataset
+from trainables.data.settings_file import read_settings
+from trainables.encoders.base import encode_domain
+from trainables.errors import TwofoldError
+from trainables.methods.base import Part, Rows, SettingArrays
+from trainables.seeding import canonical_json, stable_hash
+from trainables.types import ImageDomain, Setting
+
+Source = Literal["features", "activations"]
+
+
+@dataclass(frozen=True)
+class ArrayName:
+    """Address of one domain array.
+
+    Attributes:
+        kind: frozen encoder ``features``, or the ``activations`` a trainable tail reads.
+        model: encoder name, or ``backbone|finetune``.
+        domain: domain name.
+        pseudo: the patch-shuffled T_sel images of the domain instead of the domain itself.
+    """
+
+    kind: Source
+    model: str
+    domain: str
+    pseudo: bool = False
+
+
+@dataclass(frozen=True)
+class SettingIndex:
+    """Where the images of a setting stand in the domain arrays.
+
+    Attributes:
+        description: dataset, source, target, normal_class, contamination, split_seed.
+        source, target: domain names.
+        rows: part -> (n,) row positions in its domain's array.
+        true_normals: (n,) bool over T_fit, present only where a unit asks for ``oracle`` supervision.
+    """
+
+    key: str
+    description: Mapping[str, Any]
+    source: str
+    target: str
+    rows: Mapping[Part, np.ndarray]
+    true_normals: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All arrays of a sweep and the index of its settings; read-only and shared by every trial."""
+
+    arrays: Mapping[ArrayName, np.ndarray]
+    settings: Mapping[str, SettingIndex]
+    image_size: int | None
+
+    def setting_arrays(self, setting: str, configuration: Configuration) -> SettingArrays:
+        """The rows of one setting that a configuration needs."""
+        index = self.settings[setting]
+        frozen, trained = feature_model(configuration), activation_model(configuration)
+        return SettingArrays(
+            features=self._parts(index, "features", frozen) if frozen else {},
+            inputs=self._parts(index, "activations", trained) if trained else {},
+        )
+
+    def _parts(self, index: SettingIndex, kind: Source, model: str) -> dict[Part, Rows]:
+        parts: dict[Part, Rows] = {}
+        for part, rows in index.rows.items():
+            domain = index.source if part.startswith("source") else index.target
+            parts[part] = Rows(self.arrays[ArrayName(kind, model, domain, part == "pseudo")], rows)
+        return parts
+
+
+def feature_model(configuration: Configuration) -> str | None:
+    """Name of the frozen model whose features a configuration clusters; None where it clusters nothing."""
+    if configuration.encoder == "backbone":
+        return f"backbone|{configuration.as_dict()['backbone']}"
+    return configuration.encoder
+
+
+def activation_model(configuration: Configuration) -> str | None:
+    """``backbone|finetune`` of a configuration that trains, else None."""
+    if configuration.method is None:
+        return None
+    values = configuration.as_dict()
+    return f"{values['backbone']}|{values['finetune']}"
+
+
+def open_dataset(config: SweepConfig) -> Dataset:
+    """Build the dataset of a sweep from the data section."""
+    return build_dataset(config.data.dataset, **_dataset_arguments(config))
+
+
+def draw_settings(config: SweepConfig) -> list[Setting]:
+    """Draw the settings in the oracle's own process, the only one that sees labels.
+
+    A second call with the same data section reads what was drawn before.
+
+    Raises:
+        TwofoldError: what the oracle says of the data.
+    """
+    request = {
+        "dataset": config.data.dataset,
+        "arguments": _dataset_arguments(config),
+        "pairs": config.data.pairs,
+        "classes": config.data.classes,
+        "anomaly_classes": None,
+        "contamination": config.data.contamination,
+        "split_seeds": config.data.split_seeds,
+        "transductive": config.data.transductive,
+    }
+    fingerprints = domain_fingerprints(config)
+    drawn = config.folder / "settings.parquet"
+    stamp = config.folder / "settings.json"
+    content = canonical_json({"request": request, "data": fingerprints})
+    if not (drawn.exists() and stamp.exists() and stamp.read_text() == content):
+        _run_oracle(config.folder, request)
+        write_atomically(stamp, lambda path: _write_text(path, content))
+    return list(read_settings(drawn))
+
+
+def domain_fingerprints(config: SweepConfig) -> dict[str, str]:
+    """Fingerprint of every domain the sweep uses."""
+    dataset = open_dataset(config)
+    names = {name for pair in config.data.pairs or dataset.pairs() for name in pair}
+    return {name: dataset.domain(name).fingerprint for name in sorted(names)}
+
+
+def _run_oracle(folder: Path, request: Mapping[str, Any]) -> None:
+    path = folder / "request.json"
+    path.write_text(json.dumps(request, indent=1))
+    command = [sys.executable, "-m", "orchestrator.oracle", "settings", str(path), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        raise TwofoldError(done.stderr.strip())
+    if done.returncode != 0:
+        raise RuntimeError(f"drawing the settings failed:\n{done.stderr}")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def _dataset_arguments(config: SweepConfig) -> dict[str, str]:
+    given = {"root": config.data.root, "source": config.data.source, "target": config.data.target}
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def check_feasible(grid: Grid, settings: Sequence[Setting]) -> None:
+    """Refuse a K larger than the smallest unlabelled target training set.
+
+    Raises:
+        TwofoldError: names k and the setting.
+    """
+    smallest = min(settings, key=lambda setting: len(setting.target_fit))
+    for configuration in grid.configurations:
+        k = configuration.as_dict().get("k", 1)
+        if k > len(smallest.target_fit):
+            raise TwofoldError(
+                f"k = {k} is larger than the unlabelled target training set of {smallest.task} "
+                f"({len(smallest.target_fit)} images); lower `k` in the search space"
+            )
+
+
+def prepare(config: SweepConfig, grid: Grid, settings: Sequence[Setting]) -> Prepared:
+    """Decode and encode what the grid needs, or read it from the cache.
+
+    Raises:
+        TwofoldError: an image or a checkpoint cannot be read, or the cache cannot be written.
+    """
+    dataset = open_dataset(config)
+    cache = ArrayCache(config.cache)
+    domains = _domains(dataset, settings)
+    arrays: dict[ArrayName, np.ndarray] = {}
+    for kind, model in _models(grid.configurations):
+        for (name, pseudo), domain in domains.items():
+            arrays[ArrayName(kind, model, name, pseudo)] = _compute(
+                kind, model, domain, pseudo, config.data.image_size, cache
+            )
+    normals = _true_normals(config) if _needs_labels(grid) else {}
+    index = {setting.key: _index(setting, domains, normals.get(setting.key)) for setting in settings}
+    return Prepared(arrays, index, config.data.image_size)
+
+
+def _domains(dataset: Dataset, settings: Sequence[Setting]) -> dict[tuple[str, bool], ImageDomain]:
+    """(domain name, pseudo) -> images; the pseudo domains hold the T_sel images that get shuffled."""
+    used = {name for setting in settings for name in (setting.task.source, setting.task.target)}
+    domains = {(name, False): dataset.domain(name) for name in sorted(used)}
+    for target in sorted({setting.task.target for setting in settings}):
+        held_out = {i for s in settings if s.task.target == target for i in s.target_sel}
+        domains[target, True] = subset(domains[target, False], held_out)
+    return domains
+
+
+def subset(domain: ImageDomain, ids: Iterable[str]) -> ImageDomain:
+    """The images of a domain whose id is in ``ids``, in the domain's order."""
+    wanted = set(ids)
+    positions = [i for i, image in enumerate(domain.ids) if image in wanted]
+    return replace(
+        domain,
+        ids=tuple(domain.ids[i] for i in positions),
+        fingerprint=stable_hash([domain.fingerprint, sorted(wanted)]),
+        read=lambda i: domain.read(positions[i]),
+    )
+
+
+def _models(configurations: Sequence[Configuration]) -> list[tuple[Source, str]]:
+    """Every (kind, model) that some configuration reads, in a fixed order."""
+    wanted: set[tuple[Source, str]] = set()
+    for configuration in configurations:
+        frozen, trained = feature_model(configuration), activation_model(configuration)
+        if frozen:
+            wanted.add(("features", frozen))
+        if trained:
+            wanted.add(("activations", trained))
+    return sorted(wanted)
+
+
+def _compute(
+    kind: Source, model: str, domain: ImageDomain, pseudo: bool, image_size: int | None, cache: ArrayCache
+) -> np.ndarray:
+    if kind == "activations":
+        backbone, finetune = model.rsplit("|", 1)
+        return trunk_activations(
+            domain, backbone, cast(Finetune, finetune), image_size, cache, shuffled=pseudo
+        )
+    if model.startswith("backbone|"):
+        backbone = model.removeprefix("backbone|")
+        pooled = trunk_activations(domain, backbone, "head", image_size, cache, shuffled=pseudo)
+        return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
+    return encode_domain(domain, model, image_size, cache, shuffled=pseudo)
+
+
+def _needs_labels(grid: Grid) -> bool:
+    return any(configuration.supervision.needs_labels for configuration in grid.configurations)
+
+
+def _true_normals(config: SweepConfig) -> dict[str, set[str]]:
+    """Setting key -> true normals of T_fit, for the oracle upper bound that the user asked to train."""
+    table = pq.read_table(config.folder / "oracle" / "true_normals.parquet").to_pydict()
+    normals: dict[str, set[str]] = {}
+    for setting, image in zip(table["setting"], table["id"], strict=True):
+        normals.setdefault(setting, set()).add(image)
+    return normals
+
+
+def _index(
+    setting: Setting, domains: Mapping[tuple[str, bool], ImageDomain], normals: set[str] | None
+) -> SettingIndex:
+    source = _positions(domains[setting.task.source, False])
+    target = _positions(domains[setting.task.target, False])
+    shuffled = _positions(domains[setting.task.target, True])
+    rows: dict[Part, np.ndarray] = {
+        "source_fit": np.array([source[i] for i in setting.source_fit]),
+        "source_val": np.array([source[i] for i in setting.source_val]),
+        "target_fit": np.array([target[i] for i in setting.target_fit]),
+        "target_sel": np.array([target[i] for i in setting.target_sel]),
+        "pseudo": np.array([shuffled[i] for i in setting.target_sel]),
+        "test": np.array([target[i] for i in setting.test]),
+    }
+    mask = None if normals is None else np.array([image in normals for image in setting.target_fit])
+    return SettingIndex(
+        setting.key, setting.description, setting.task.source, setting.task.target, rows, mask
+    )
+
+
+def _positions(domain: ImageDomain) -> dict[str, int]:
+    return {image: row for row, image in enumerate(domain.ids)}

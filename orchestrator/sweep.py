@@ -1,0 +1,124 @@
+"""The sweep driver: plan, prepare, run the missing units as Ray Tune trials, and keep the user informed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+
+from orchestrator.config import SweepConfig
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Unit, group_units
+from orchestrator.prepare import Prepared
+from orchestrator.trial import UnitGroup
+
+# Ray's own loggers write three files per trial and cost more than a short trial does.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+MAX_REFITS = 3
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Keys of the units that a trial has just recorded."""
+
+    done: Sequence[str]
+    failed: Sequence[str]
+
+
+class _Listener(tune.Callback):  # type: ignore[misc]
+    """Tells the driver of every unit that ended."""
+
+    def __init__(self, on_ended: Callable[[Ended], None]) -> None:
+        self._on_ended = on_ended
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Forward the keys of a step that ended units."""
+        ended = Ended(result.get("finished", []), result.get("failed", []))
+        if ended.done or ended.failed:
+            self._on_ended(ended)
+
+
+def run_units(
+    config: SweepConfig,
+    prepared: Prepared,
+    units: Sequence[Unit],
+    ledger: Ledger,
+    on_ended: Callable[[Ended], None],
+    address: str | None = None,
+) -> None:
+    """Run units on Ray until each has a record; ``on_ended`` hears of them as they end.
+
+    A failure of Tune itself (its memory monitor ends the whole run, for one) is followed by another run
+    over what is left. Units still without a record after that are recorded as failed.
+    """
+    started = _start_ray(config, address)
+    try:
+        left = list(units)
+        for _ in range(MAX_REFITS):
+            _fit(config, prepared, left, ledger, on_ended)
+            recorded = ledger.states(unit.key for unit in left)
+            left = [unit for unit in left if unit.key not in recorded]
+            if not left:
+                return
+    finally:
+        if started:
+            ray.shutdown()
+    raise RuntimeError(f"{len(left)} units have no record after {MAX_REFITS} runs of Ray Tune")
+
+
+def _start_ray(config: SweepConfig, address: str | None) -> bool:
+    """Connect to a cluster, or start Ray here with an explicit number of cores; say whether we started it."""
+    if ray.is_initialized():
+        return False
+    if address is not None:
+        ray.init(address=address, log_to_driver=False)
+        return True
+    workers = config.resources.workers or max(1, (os.cpu_count() or 1) // config.resources.cpus_per_worker)
+    ray.init(
+        num_cpus=workers * config.resources.cpus_per_worker,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    return True
+
+
+def _fit(
+    config: SweepConfig,
+    prepared: Prepared,
+    units: Sequence[Unit],
+    ledger: Ledger,
+    on_ended: Callable[[Ended], None],
+) -> None:
+    groups = group_units(units, config.resources.trainings_per_trial)
+    trainable = tune.with_parameters(
+        UnitGroup,
+        prepared=prepared,
+        groups=[ray.put(group) for group in groups],
+        folder=str(ledger.folder.absolute()),
+        threads=config.resources.cpus_per_worker,
+    )
+    resources = {"cpu": config.resources.cpus_per_worker, "gpu": config.resources.gpus_per_worker}
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        param_space={"group": tune.grid_search(list(range(len(groups))))},
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.workers),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str((config.folder / "ray").absolute()),
+            callbacks=[_Listener(on_ended)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            # Every unit ends a worker at most twice before it is recorded as failed.
+            failure_config=tune.FailureConfig(max_failures=2 * max(len(group) for group in groups)),
+            verbose=0,
+        ),
+    )
+    tuner.fit()

@@ -1,0 +1,1 @@
+"""Search spaces: one YAML per sweep, its launch command in the first line."""

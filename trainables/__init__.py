@@ -1,0 +1,1 @@
+"""What happens inside a trial: data, encoders, clusterers, backbones, alignments, methods and scores."""

@@ -1,0 +1,1 @@
+"""Losses that pull the trusted target embeddings onto the source: one file per alignment."""

@@ -1,0 +1,55 @@
+"""What every alignment shares: the second term of eq. 10, and what it needs from a batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from trainables.registry import Component, Registry
+from trainables.types import Assignment
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Embeddings of one training step, all L2-normalised.
+
+    Attributes:
+        source: (b, e) source normals.
+        trusted: (b, e) trusted target images; (0, e) where the alignment does not use the target.
+        negatives: (m, e) target images outside the trusted set; (0, e) where none are used.
+        centre: (e,) hypersphere centre c.
+    """
+
+    source: torch.Tensor
+    trusted: torch.Tensor
+    negatives: torch.Tensor
+    centre: torch.Tensor
+
+
+class Alignment(Component):
+    """The loss L_uda of eq. 10."""
+
+    trains: ClassVar[bool] = True
+    uses_trusted: ClassVar[bool] = True
+
+    @property
+    def uses_negatives(self) -> bool:
+        """Whether a batch must hold target images from outside the trusted set."""
+        return False
+
+    def negative_candidates(
+        self, assignment: Assignment, target: np.ndarray, source: np.ndarray
+    ) -> np.ndarray:
+        """Mask (n,) of the target features (n, d) that may be negatives; source features (s, d)."""
+        return ~assignment.trusted
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Scalar loss, smaller = better aligned."""
+
+
+ALIGNMENTS: Registry[Alignment] = Registry("alignment", "trainables.alignments")

@@ -1,0 +1,1 @@
+"""Backbones: trainable networks from images to L2-normalised embeddings; one file per library."""

@@ -1,0 +1,1 @@
+"""How the trusted target set is found: one file per clusterer."""

@@ -1,0 +1,32 @@
+"""K-means in feature space; the largest cluster is trusted (Mejri et al., arXiv 2502.21022, eq. 6)."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+from sklearn.cluster import KMeans as SklearnKMeans
+
+from trainables.clusterers.base import CLUSTERERS, Clusterer, check_features, dominant_assignment
+from trainables.errors import TwofoldError
+from trainables.types import Assignment
+
+
+@CLUSTERERS.register("kmeans")
+class KMeans(Clusterer):
+    """Lloyd's K-means with k-means++ starts."""
+
+    k: int = Field(5, ge=1, description="number of clusters K")
+
+    @property
+    def trusts_all(self) -> bool:
+        """True for a single cluster."""
+        return self.k == 1
+
+    def __call__(self, features: np.ndarray, rng: np.random.Generator) -> Assignment:
+        """Cluster (n, d) features into exactly k non-empty clusters."""
+        check_features(features, self.k, f"k = {self.k}")
+        distinct = len(np.unique(features, axis=0))
+        if distinct < self.k:
+            raise TwofoldError(f"k = {self.k}, but the target set has only {distinct} distinct feature rows")
+        model = SklearnKMeans(self.k, n_init=5, random_state=int(rng.integers(2**31)))
+        return dominant_assignment(features, model.fit(features).labels_)

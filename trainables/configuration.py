@@ -1,0 +1,192 @@
+"""A configuration: one choice of supervision, encoder, clusterer, alignment, training and score.
+
+It is written as a flat mapping of plain names (``clusterer: kmeans``, ``k: 5``, ``alignment: mmd``). Every
+name belongs to the choices that declare it; names that a choice does not use are dropped, so that two
+mappings which mean the same training have the same canonical form and are run once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainables.alignments.base import ALIGNMENTS, Alignment
+from trainables.clusterers.base import CLUSTERERS, Clusterer
+from trainables.errors import TwofoldError, UnknownName, nearest_name
+from trainables.methods.base import METHODS, Method
+from trainables.registry import Component, Registry
+from trainables.scores.base import SCORES, Score
+from trainables.seeding import stable_hash
+from trainables.supervision.base import SUPERVISIONS, Supervision
+
+DEFAULTS = {
+    "supervision": "unsupervised",
+    "encoder": "efficientnet_lite0",
+    "clusterer": "kmeans",
+    "alignment": "contrastive",
+    "method": "cluster_align",
+    "score": "source_centre",
+}
+REGISTRIES: dict[str, Registry[Any]] = {
+    "supervision": SUPERVISIONS,
+    "clusterer": CLUSTERERS,
+    "alignment": ALIGNMENTS,
+    "method": METHODS,
+    "score": SCORES,
+}
+
+
+class IncompatibleChoices(TwofoldError):
+    """Two choices that cannot be combined, such as a target score without a target."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A checked configuration; what it does not use is None.
+
+    Attributes:
+        supervision: what is known of the target.
+        encoder: name of the frozen encoder, or ``backbone``.
+        clusterer: how the trusted set is found.
+        alignment: L_uda of eq. 10.
+        method: the training; None where nothing is trained.
+        score: the anomaly score.
+    """
+
+    supervision: Supervision
+    encoder: str | None
+    clusterer: Clusterer | None
+    alignment: Alignment
+    method: Method | None
+    score: Score
+    names: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def parse(cls, flat: Mapping[str, Any]) -> Configuration:
+        """Check a flat mapping and drop what its choices do not use.
+
+        Raises:
+            UnknownName: a key or a choice nobody knows, with the nearest known name.
+            TwofoldError: a value outside its range.
+            IncompatibleChoices: choices that exclude each other.
+        """
+        check_keys(flat)
+        chosen = {key: flat.get(key, default) for key, default in DEFAULTS.items()}
+        parts = {key: _build(key, registry, chosen[key], flat) for key, registry in REGISTRIES.items()}
+        supervision, alignment, score = parts["supervision"], parts["alignment"], parts["score"]
+        uses_trusted = alignment.uses_trusted or score.uses_trusted
+        if supervision.uses_target and not uses_trusted:
+            chosen["supervision"] = "source_only"
+            supervision = SUPERVISIONS.get("source_only")()
+        clusters = supervision.uses_clusterer
+        method = parts["method"] if alignment.trains else None
+        used = {
+            "clusterer": clusters,
+            "method": method is not None,
+            "encoder": clusters or supervision.needs_labels or not alignment.trains,
+        }
+        configuration = cls(
+            supervision=supervision,
+            encoder=str(chosen["encoder"]) if used["encoder"] else None,
+            clusterer=parts["clusterer"] if clusters else None,
+            alignment=alignment,
+            method=method,
+            score=score,
+            names=tuple(sorted((k, str(v)) for k, v in chosen.items() if used.get(k, True))),
+        )
+        configuration._check()
+        return configuration
+
+    def as_dict(self) -> dict[str, Any]:
+        """The canonical flat mapping: every name this configuration uses, JSON-safe."""
+        components = (self.clusterer, self.alignment, self.method, self.score)
+        values = {k: v for part in components if part is not None for k, v in part.model_dump().items()}
+        return {**dict(self.names), **values}
+
+    @property
+    def trusted_key(self) -> str:
+        """Equal for configurations that trust the same target images."""
+        clusterer = self.clusterer.model_dump() if self.clusterer else {}
+        names = dict(self.names)
+        return stable_hash(
+            [names["supervision"], names.get("encoder"), names.get("clusterer"), clusterer, self._own_space]
+        )
+
+    @property
+    def embedding_key(self) -> str:
+        """Equal for configurations that share one training and differ in the score alone."""
+        method = self.method.model_dump() if self.method else self.encoder
+        trusted = self.trusted_key if self.alignment.uses_trusted else None
+        return stable_hash([dict(self.names)["alignment"], self.alignment.model_dump(), method, trusted])
+
+    @property
+    def reclusters(self) -> bool:
+        """Whether the trusted set is found anew in the backbone's own space at each epoch."""
+        return self.encoder == "backbone" and self.clusterer is not None and self.alignment.uses_trusted
+
+    @property
+    def _own_space(self) -> Any:
+        return self.method.model_dump() if self.encoder == "backbone" and self.method else None
+
+    def _check(self) -> None:
+        names = dict(self.names)
+        if not self.supervision.uses_target and self.alignment.uses_trusted:
+            raise IncompatibleChoices(
+                f"alignment '{names['alignment']}' needs target images, which supervision "
+                f"'{names['supervision']}' does not use"
+            )
+        if not self.supervision.uses_target and not self.score.works_on_source_alone:
+            raise IncompatibleChoices(
+                f"score '{names['score']}' needs a trusted set, which supervision "
+                f"'{names['supervision']}' does not have"
+            )
+        if self.alignment.uses_negatives and self.clusterer is not None and self.clusterer.trusts_all:
+            raise IncompatibleChoices(
+                f"alignment '{names['alignment']}' needs target images outside the trusted set, and "
+                f"clusterer '{names['clusterer']}' leaves none out; use negatives 'in_batch'"
+            )
+        if self.encoder == "backbone" and self.method is None:
+            raise IncompatibleChoices("encoder 'backbone' needs a training; name an encoder for 'identity'")
+
+
+def known_keys() -> dict[str, str]:
+    """Every name a configuration may hold -> its one-line description."""
+    keys = {key: f"{key}: {', '.join(registry.names())}" for key, registry in REGISTRIES.items()}
+    keys["encoder"] = "frozen encoder: efficientnet_lite0, open_clip:..., timm:..., or backbone"
+    for registry in REGISTRIES.values():
+        for name in registry.names():
+            fields = registry.get(name).model_fields
+            keys.update({field: info.description or "" for field, info in fields.items()})
+    return keys
+
+
+def check_keys(flat: Mapping[str, Any]) -> None:
+    """Refuse names that no choice declares.
+
+    Raises:
+        UnknownName: with the nearest known name.
+    """
+    known = known_keys()
+    for key in flat:
+        if key not in known:
+            raise UnknownName(
+                f"unknown hyperparameter '{key}'.{nearest_name(key, known)} Known: {', '.join(sorted(known))}."
+            )
+
+
+def _build(key: str, registry: Registry[Any], name: Any, flat: Mapping[str, Any]) -> Component:
+    """Build the chosen component from the names it declares."""
+    entry = registry.get(str(name))
+    own = {field: flat[field] for field in entry.model_fields if field in flat}
+    try:
+        component: Component = entry(**own)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise TwofoldError(
+            f"{field}: {first['input']!r} is not valid for {key} '{name}': {first['msg'].lower()}"
+        ) from error
+    return component

@@ -1,0 +1,1 @@
+"""Datasets: images by domain, seeded splits into settings, and the settings file. One dataset, one file."""

@@ -1,0 +1,162 @@
+"""Images as uint8 arrays: decoded once per transform, and their patch-shuffled pseudo-anomalies.
+
+Mean and standard deviation belong to the model, so images travel as (n, size, size, 3) uint8.
+Pseudo-anomalies keep every pixel of an image and lose its arrangement (Noroozi & Favaro 2016, arXiv
+1603.09246), so they need no other class and no label.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from trainables.cache import ArrayCache
+from trainables.errors import TwofoldError
+from trainables.seeding import generator, stable_hash
+from trainables.types import ImageDomain
+
+_GRID = 4
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Resize, then centre crop to ``size`` pixels.
+
+    Attributes:
+        size: side of the square result, in pixels.
+        interpolation: name of the resampling filter, e.g. ``bicubic``.
+        crop_pct: share of the resized side that the crop keeps, in (0, 1].
+        resize: ``shortest`` keeps the aspect ratio, ``squash`` scales both sides to the same length.
+    """
+
+    size: int
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    resize: Literal["shortest", "squash"] = "shortest"
+
+    def __post_init__(self) -> None:
+        """Refuse a size without pixels."""
+        if self.size < 1:
+            raise TwofoldError(f"image_size must be at least 1 pixel, not {self.size}.")
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Return ``image`` as a (size, size, 3) uint8 array."""
+        from torchvision.transforms import functional as F  # slow to import, not needed on a warm cache
+
+        # rounded down as torchvision and timm do; the term undoes 224 / (224 / 232) = 231.999...
+        side = int(self.size / self.crop_pct + 1e-6)
+        target = [side] if self.resize == "shortest" else [side, side]
+        resized = F.resize(image.convert("RGB"), target, F.InterpolationMode(self.interpolation))
+        return np.asarray(F.center_crop(resized, [self.size]))
+
+
+def decode(
+    domain: ImageDomain, transform: ImageTransform, cache: ArrayCache, shuffled: bool = False
+) -> np.ndarray:
+    """Decode all images of a domain, or read them from the cache.
+
+    Args:
+        domain: the images, in the order of ``domain.ids``.
+        transform: geometry of the result.
+        cache: where the array is kept.
+        shuffled: return the patch-shuffled pseudo-anomalies instead.
+
+    Returns:
+        (n, size, size, 3) uint8, memory-mapped.
+
+    Raises:
+        TwofoldError: the domain is empty or one of its images cannot be read.
+    """
+    if not domain.ids:
+        raise TwofoldError(f"domain '{domain.name}' has no images; check its folder.")
+
+    def compute() -> np.ndarray:
+        if shuffled:
+            return patch_shuffled(decode(domain, transform, cache), domain.ids)
+        return _decode(domain, transform, cache)
+
+    return cache.get("images", domain_content(domain, transform, shuffled), compute)
+
+
+def domain_content(domain: ImageDomain, transform: ImageTransform, shuffled: bool) -> dict[str, Any]:
+    """Everything that decoded images depend on, as a cache description."""
+    return {
+        "domain": domain.fingerprint,
+        "ids": stable_hash(list(domain.ids)),
+        "transform": asdict(transform),
+        "shuffled": _GRID if shuffled else False,
+    }
+
+
+def _decode(domain: ImageDomain, transform: ImageTransform, cache: ArrayCache) -> np.ndarray:
+    size = transform.size
+    images = scratch_array(cache.root, (len(domain.ids), size, size, 3), np.uint8)
+
+    def fill(index: int) -> None:
+        images[index] = transform(domain.read(index))
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(fill, range(len(domain.ids))))
+    return images
+
+
+def scratch_array(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros of this shape in an unnamed file below ``folder``: a whole domain may not fit in memory.
+
+    Raises:
+        TwofoldError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+    except OSError as error:
+        raise TwofoldError(
+            f"cannot write the cache folder {folder}: {error.strerror}. "
+            "Set `cache:` to a folder you can write, with free space."
+        ) from error
+
+
+def patch_shuffled(images: np.ndarray, ids: Sequence[str], grid: int = _GRID) -> np.ndarray:
+    """Permute the patches of each image, never by the identity.
+
+    Args:
+        images: (n, s, s, 3) uint8.
+        ids: n image ids; each seeds the permutation of its image.
+        grid: patches per side, at least 2. Where ``grid`` does not divide s, the last rows and columns
+            stay in place.
+
+    Returns:
+        (n, s, s, 3) uint8.
+
+    Raises:
+        TwofoldError: the images are smaller than the grid.
+    """
+    side = images.shape[1] // grid
+    if side == 0:
+        raise TwofoldError(f"image_size {images.shape[1]} is smaller than the {grid} x {grid} patches.")
+    inner = side * grid
+    result = images.copy()
+    for row, name in enumerate(ids):
+        patches = images[row, :inner, :inner].reshape(grid, side, grid, side, 3).swapaxes(1, 2)
+        moved = patches.reshape(grid * grid, side, side, 3)[_permutation(name, grid * grid)]
+        tiles = moved.reshape(grid, grid, side, side, 3).swapaxes(1, 2)
+        result[row, :inner, :inner] = tiles.reshape(inner, inner, 3)
+    return result
+
+
+def _permutation(name: str, count: int) -> np.ndarray:
+    """(count,) permutation of 0..count-1 seeded by an image id; drawn again while it is the identity."""
+    rng = generator("patch_shuffled", name)
+    order = rng.permutation(count)
+    while np.array_equal(order, np.arange(count)):
+        order = rng.permutation(count)
+    return order

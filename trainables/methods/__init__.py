@@ -1,0 +1,1 @@
+"""Detectors across domains: one file per method."""

@@ -1,0 +1,110 @@
+"""What a method is given and what it gives back: arrays in, losses and embeddings out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from trainables.alignments.base import Alignment
+from trainables.registry import Component, Registry
+from trainables.types import Assignment
+
+Part = Literal["source_fit", "source_val", "target_fit", "target_sel", "pseudo", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of an array that several trials share; read in slices, so that no trial copies all of it.
+
+    Attributes:
+        array: (N, ...) array of a whole domain.
+        index: (n,) positions of the rows that are meant.
+    """
+
+    array: np.ndarray
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of rows n."""
+        return len(self.index)
+
+    def take(self, positions: np.ndarray | slice) -> np.ndarray:
+        """Copy the rows at ``positions`` in 0..n-1: (m, ...)."""
+        return self.array[self.index[positions]]
+
+    def all(self) -> np.ndarray:
+        """Copy all rows: (n, ...)."""
+        return self.array[self.index]
+
+
+@dataclass(frozen=True)
+class SettingArrays:
+    """The arrays of one setting, by part; ``pseudo`` holds the patch-shuffled images of T_sel.
+
+    Attributes:
+        features: frozen, L2-normalised encoder features (n, d) of each part.
+        inputs: what the backbone's trainable tail reads, (n, ...) of each part; empty without training.
+    """
+
+    features: Mapping[Part, Rows]
+    inputs: Mapping[Part, Rows]
+
+
+class Training:
+    """One training in progress."""
+
+    assignment: Assignment | None
+
+    @abstractmethod
+    def fit_epoch(self) -> dict[str, float]:
+        """Train one epoch; return its mean losses: ``loss``, ``loss_dsvdd``, ``loss_align``."""
+
+    @abstractmethod
+    def embed(self, part: Part) -> np.ndarray:
+        """L2-normalised embeddings (n, e) of a part."""
+
+    @property
+    @abstractmethod
+    def centre(self) -> np.ndarray:
+        """Hypersphere centre c: (e,)."""
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """Everything a training starts from.
+
+    Attributes:
+        arrays: the setting's arrays.
+        assignment: trusted set of T_fit, or None where the target is not used.
+        recluster: finds the trusted set anew from (n, e) embeddings; None keeps it fixed.
+        alignment: L_uda of eq. 10.
+        purpose: names every draw, e.g. setting key and seed.
+        seed: seed of weights and batches.
+        image_size: pixels, where it is not the backbone's own.
+    """
+
+    arrays: SettingArrays
+    assignment: Assignment | None
+    recluster: Callable[[np.ndarray], Assignment] | None
+    alignment: Alignment
+    purpose: str
+    seed: int
+    image_size: int | None
+
+
+class Method(Component):
+    """A trainable detector; its fields are the hyperparameters of training."""
+
+    epochs: int
+
+    @abstractmethod
+    def start(self, inputs: TrainingInputs) -> Training:
+        """Build seeded weights and return a training at epoch 0."""
+
+
+METHODS: Registry[Method] = Registry("method", "trainables.methods")

@@ -1,0 +1,163 @@
+"""Cluster-and-align (Mejri et al., arXiv 2502.21022): L = lambda_1 L_dsvdd + lambda_2 L_uda, eq. 5 to 10."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from trainables.alignments.base import Batch
+from trainables.backbones.base import build_backbone
+from trainables.errors import NonFinite
+from trainables.methods.base import METHODS, Method, Part, Rows, Training, TrainingInputs
+from trainables.seeding import generator, stable_seed
+
+EMBED_BATCH = 256
+EMA_MOMENTUM = 0.9
+
+
+@METHODS.register("cluster_align")
+class ClusterAlign(Method):
+    """Tightens the source around a centre while the trusted target set is aligned with it."""
+
+    backbone: str = Field("efficientnet_lite0", description="trainable feature extractor Phi")
+    finetune: Literal["full", "last_stage", "head"] = Field("last_stage", description="what is trained")
+    embedding_dim: int | None = Field(None, ge=2, description="embedding size; null = pooled features")
+    epochs: int = Field(6, ge=1, description="passes over the source")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam step size")
+    batch_size: int = Field(32, ge=2, description="images per domain in a step")
+    lambda_dsvdd: float = Field(1.0, ge=0, description="weight lambda_1 of the DSVDD loss")
+    lambda_align: float = Field(1.0, ge=0, description="weight lambda_2 of the alignment loss")
+    centre: Literal["fixed", "ema", "refresh"] = Field("fixed", description="how the centre c moves")
+
+    def start(self, inputs: TrainingInputs) -> Training:
+        """Build the backbone and the centre; nothing is trained yet."""
+        return _Training(self, inputs)
+
+
+class _Training(Training):
+    """Eq. 10 by Adam over batches of source, trusted and, where used, negative target images."""
+
+    def __init__(self, method: ClusterAlign, inputs: TrainingInputs) -> None:
+        self._method = method
+        self._inputs = inputs
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        seed = stable_seed("weights", inputs.purpose, inputs.seed) % 2**31
+        torch.manual_seed(seed)
+        backbone = build_backbone(
+            method.backbone, method.finetune, method.embedding_dim, inputs.image_size, seed=seed
+        )
+        self._tail = backbone.tail.to(self._device)
+        self._optimiser = torch.optim.Adam(self._tail.parameters(), lr=method.learning_rate)
+        self._epoch = 0
+        self.assignment = inputs.assignment
+        self._centre = self._mean_source_embedding()
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Hypersphere centre c: (e,)."""
+        return np.asarray(self._centre.cpu().numpy())
+
+    def embed(self, part: Part) -> np.ndarray:
+        """L2-normalised embeddings (n, e) of a part, in evaluation mode.
+
+        Raises:
+            NonFinite: an embedding is NaN or infinite.
+        """
+        rows = self._inputs.arrays.inputs[part]
+        self._tail.eval()
+        with torch.inference_mode():
+            blocks = [
+                self._tail(self._tensor(rows, slice(start, start + EMBED_BATCH))).cpu().numpy()
+                for start in range(0, len(rows), EMBED_BATCH)
+            ]
+        embeddings = np.concatenate(blocks)
+        if not np.isfinite(embeddings).all():
+            raise NonFinite(f"embeddings of {part} are not finite after epoch {self._epoch}")
+        return np.asarray(embeddings)
+
+    def fit_epoch(self) -> dict[str, float]:
+        """One pass over the source; losses are means over the steps."""
+        self._epoch += 1
+        self._prepare_epoch()
+        draws = generator("batches", self._inputs.purpose, self._inputs.seed, self._epoch)
+        self._tail.train()
+        steps = [self._step(batch) for batch in self._batches(draws)]
+        return {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+
+    def _prepare_epoch(self) -> None:
+        """Re-cluster in the backbone's own space, and move the centre, where the configuration says so."""
+        if self._inputs.recluster is not None and self._epoch > 1:
+            self.assignment = self._inputs.recluster(self.embed("target_fit"))
+        if self._method.centre != "fixed" and self._epoch > 1:
+            momentum = EMA_MOMENTUM if self._method.centre == "ema" else 0.0
+            self._centre = momentum * self._centre + (1 - momentum) * self._mean_source_embedding()
+
+    def _mean_source_embedding(self) -> torch.Tensor:
+        return torch.from_numpy(self.embed("source_fit").mean(axis=0)).to(self._device)
+
+    def _batches(self, draws: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Row positions of (source, trusted, negatives) for every step of an epoch."""
+        n = len(self._inputs.arrays.inputs["source_fit"])
+        size = min(self._method.batch_size, n)
+        steps = -(-n // size)
+        trusted, negatives = self._target_pools()
+        return list(
+            zip(
+                np.array_split(draws.permutation(n), steps),
+                _draw(trusted, steps, size, draws),
+                _draw(negatives, steps, size, draws),
+                strict=True,
+            )
+        )
+
+    def _target_pools(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in T_fit that may be positives, and that may be negatives."""
+        none = np.empty(0, dtype=np.int64)
+        alignment = self._inputs.alignment
+        if self.assignment is None or not alignment.uses_trusted:
+            return none, none
+        trusted = np.flatnonzero(self.assignment.trusted)
+        if not alignment.uses_negatives:
+            return trusted, none
+        target, source = self._clustering_space()
+        return trusted, np.flatnonzero(alignment.negative_candidates(self.assignment, target, source))
+
+    def _clustering_space(self) -> tuple[np.ndarray, np.ndarray]:
+        """Features of T_fit and S_fit in the space in which the trusted set was found."""
+        if self._inputs.recluster is not None and self._epoch > 1:
+            return self.embed("target_fit"), self.embed("source_fit")
+        features = self._inputs.arrays.features
+        return features["target_fit"].all(), features["source_fit"].all()
+
+    def _step(self, positions: tuple[np.ndarray, np.ndarray, np.ndarray]) -> dict[str, float]:
+        parts: tuple[Part, Part, Part] = ("source_fit", "target_fit", "target_fit")
+        inputs = [
+            self._tensor(self._inputs.arrays.inputs[part], rows)
+            for part, rows in zip(parts, positions, strict=True)
+        ]
+        embeddings = self._tail(torch.cat(inputs)).split([len(rows) for rows in positions])
+        batch = Batch(*embeddings, centre=self._centre)
+        dsvdd = (batch.source - batch.centre).square().sum(dim=1).mean()
+        align = self._inputs.alignment(batch)
+        loss = self._method.lambda_dsvdd * dsvdd + self._method.lambda_align * align
+        if not torch.isfinite(loss):
+            raise NonFinite(f"the loss is {loss.item()} in epoch {self._epoch}; try a lower learning_rate")
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimiser.step()
+        return {"loss": loss.item(), "loss_dsvdd": dsvdd.item(), "loss_align": align.item()}
+
+    def _tensor(self, rows: Rows, positions: np.ndarray | slice) -> torch.Tensor:
+        return torch.from_numpy(rows.take(positions)).to(self._device)
+
+
+def _draw(pool: np.ndarray, steps: int, size: int, draws: np.random.Generator) -> list[np.ndarray]:
+    """``steps`` batches of ``size`` from the pool, every member once before any comes again."""
+    if len(pool) == 0:
+        return [pool] * steps
+    rounds = -(-steps * size // len(pool))
+    order = np.concatenate([draws.permutation(pool) for _ in range(rounds)])
+    return [order[i * size : (i + 1) * size] for i in range(steps)]

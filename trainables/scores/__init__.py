@@ -1,0 +1,1 @@
+"""Anomaly scores s(x) of embeddings, higher = more anomalous: one file per score."""

@@ -1,0 +1,22 @@
+"""Mean distance to the nearest trusted embeddings (Sun et al., ICML 2022, deep nearest neighbours)."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+from sklearn.neighbors import NearestNeighbors
+
+from trainables.scores.base import SCORES, Reference, Score
+
+
+@SCORES.register("knn")
+class KNearest(Score):
+    """s(x) = mean distance to the ``neighbours`` nearest trusted images; to source images without a target."""
+
+    neighbours: int = Field(5, ge=1, description="number of nearest neighbours of the kNN score")
+
+    def __call__(self, embeddings: np.ndarray, reference: Reference) -> np.ndarray:
+        """Score (n, e) embeddings: (n,)."""
+        bank = reference.normals
+        model = NearestNeighbors(n_neighbors=min(self.neighbours, len(bank)), algorithm="brute").fit(bank)
+        return np.asarray(model.kneighbors(embeddings)[0].mean(axis=1))

@@ -1,0 +1,1 @@
+"""What a configuration may know of the target: one file per kind of supervision."""
