@@ -29,7 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SpaceFile = Annotated[Path, typer.Argument(help="Sweep file, e.g. search_spaces/digits.yaml.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. data.image_size=64.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. data.image_size=64."),
 ]
 Name = Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's.")]
 SweepFolder = Annotated[Path, typer.Argument(help="Folder of a sweep, e.g. runs/digits.")]

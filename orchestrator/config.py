@@ -27,7 +27,9 @@ class DataConfig(_Section):
     root: Path | None = Field(None, description="folder of the images: root/<domain>/<class>/*")
     source: Path | None = Field(None, description="folder of source normals (dataset: unlabelled)")
     target: Path | None = Field(None, description="folder of unlabelled target images (dataset: unlabelled)")
-    pairs: list[tuple[str, str]] | None = Field(None, description="[source, target] pairs; null = the preset's")
+    pairs: list[tuple[str, str]] | None = Field(
+        None, description="[source, target] pairs; null = the preset's"
+    )
     classes: list[str] | None = Field(None, description="normal classes, one task each; null = all")
     image_size: int | None = Field(None, ge=16, description="pixels; null = each model's own size")
     contamination: list[Annotated[float, Field(ge=0, lt=1)]] = Field(

@@ -91,7 +91,9 @@ def run_sweep(config: SweepConfig, console: Console, address: str | None) -> Out
     return Outcome(len(states) - failed, failed, untracked)
 
 
-def _run(config: SweepConfig, plan: Plan, left: Sequence[Unit], console: Console, address: str | None) -> bool:
+def _run(
+    config: SweepConfig, plan: Plan, left: Sequence[Unit], console: Console, address: str | None
+) -> bool:
     """Prepare, run and log; say whether the logging stopped early."""
     from orchestrator.sweep import Ended, run_units
     from orchestrator.tracking import BackgroundTracker
@@ -109,7 +111,9 @@ def _run(config: SweepConfig, plan: Plan, left: Sequence[Unit], console: Console
         run_units(config, prepared, left, plan.ledger, on_ended, address)
     failure = tracker.close()
     if failure is not None:
-        console.print(f"[red]MLflow stopped taking runs:[/] {failure}\n`twofold sync {config.folder}` logs the rest.")
+        console.print(
+            f"[red]MLflow stopped taking runs:[/] {failure}\n`twofold sync {config.folder}` logs the rest."
+        )
     return failure is not None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from orchestrator.trial import UnitGroup
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray runs its workers at niceness 15, where anything else on the machine starves them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 MAX_REFITS = 3
 
 
@@ -31,11 +33,15 @@ class Ended:
     failed: Sequence[str]
 
 
-class _Listener(tune.Callback):  # type: ignore[misc]
+class _Listener(tune.Callback):
     """Tells the driver of every unit that ended."""
 
     def __init__(self, on_ended: Callable[[Ended], None]) -> None:
         self._on_ended = on_ended
+
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        """Tune pickles its callbacks into a snapshot that is never restored; a progress bar cannot be."""
+        return tune.Callback, ()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

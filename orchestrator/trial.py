@@ -19,7 +19,7 @@ from orchestrator.prepare import Prepared
 MAX_ATTEMPTS = 2
 
 
-class UnitGroup(tune.Trainable):  # type: ignore[misc]
+class UnitGroup(tune.Trainable):
     """One step = one epoch of one training, or the records of a training that ended.
 
     Actors are reused from group to group. A unit during which a worker died twice is recorded as failed,

@@ -44,9 +44,7 @@ class ArrayCache:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def get(
-        self, kind: str, content: Mapping[str, Any], compute: Callable[[], np.ndarray]
-    ) -> np.ndarray:
+    def get(self, kind: str, content: Mapping[str, Any], compute: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the array described by ``content``, computing and storing it when absent or damaged.
 
         Args:

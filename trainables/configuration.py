@@ -17,7 +17,7 @@ from trainables.alignments.base import ALIGNMENTS, Alignment
 from trainables.clusterers.base import CLUSTERERS, Clusterer
 from trainables.errors import TwofoldError, UnknownName, nearest_name
 from trainables.methods.base import METHODS, Method
-from trainables.registry import Component, Registry
+from trainables.registry import Registry
 from trainables.scores.base import SCORES, Score
 from trainables.seeding import stable_hash
 from trainables.supervision.base import SUPERVISIONS, Supervision
@@ -54,6 +54,7 @@ class Configuration:
         alignment: L_uda of eq. 10.
         method: the training; None where nothing is trained.
         score: the anomaly score.
+        names: (kind of choice, name) of everything that is used, sorted.
     """
 
     supervision: Supervision
@@ -74,28 +75,29 @@ class Configuration:
             IncompatibleChoices: choices that exclude each other.
         """
         check_keys(flat)
-        chosen = {key: flat.get(key, default) for key, default in DEFAULTS.items()}
-        parts = {key: _build(key, registry, chosen[key], flat) for key, registry in REGISTRIES.items()}
-        supervision, alignment, score = parts["supervision"], parts["alignment"], parts["score"]
-        uses_trusted = alignment.uses_trusted or score.uses_trusted
-        if supervision.uses_target and not uses_trusted:
+        chosen = {key: str(flat.get(key, default)) for key, default in DEFAULTS.items()}
+        supervision: Supervision = _build("supervision", SUPERVISIONS, chosen, flat)
+        clusterer: Clusterer = _build("clusterer", CLUSTERERS, chosen, flat)
+        alignment: Alignment = _build("alignment", ALIGNMENTS, chosen, flat)
+        method: Method = _build("method", METHODS, chosen, flat)
+        score: Score = _build("score", SCORES, chosen, flat)
+        if supervision.uses_target and not (alignment.uses_trusted or score.uses_trusted):
             chosen["supervision"] = "source_only"
             supervision = SUPERVISIONS.get("source_only")()
         clusters = supervision.uses_clusterer
-        method = parts["method"] if alignment.trains else None
         used = {
             "clusterer": clusters,
-            "method": method is not None,
+            "method": alignment.trains,
             "encoder": clusters or supervision.needs_labels or not alignment.trains,
         }
         configuration = cls(
             supervision=supervision,
-            encoder=str(chosen["encoder"]) if used["encoder"] else None,
-            clusterer=parts["clusterer"] if clusters else None,
+            encoder=chosen["encoder"] if used["encoder"] else None,
+            clusterer=clusterer if clusters else None,
             alignment=alignment,
-            method=method,
+            method=method if alignment.trains else None,
             score=score,
-            names=tuple(sorted((k, str(v)) for k, v in chosen.items() if used.get(k, True))),
+            names=tuple(sorted((key, name) for key, name in chosen.items() if used.get(key, True))),
         )
         configuration._check()
         return configuration
@@ -172,21 +174,19 @@ def check_keys(flat: Mapping[str, Any]) -> None:
     known = known_keys()
     for key in flat:
         if key not in known:
-            raise UnknownName(
-                f"unknown hyperparameter '{key}'.{nearest_name(key, known)} Known: {', '.join(sorted(known))}."
-            )
+            hint = nearest_name(key, known)
+            raise UnknownName(f"unknown hyperparameter '{key}'.{hint} Known: {', '.join(sorted(known))}.")
 
 
-def _build(key: str, registry: Registry[Any], name: Any, flat: Mapping[str, Any]) -> Component:
-    """Build the chosen component from the names it declares."""
-    entry = registry.get(str(name))
+def _build(key: str, registry: Registry[Any], chosen: Mapping[str, str], flat: Mapping[str, Any]) -> Any:
+    """Build the component chosen for ``key`` from the names it declares."""
+    entry = registry.get(chosen[key])
     own = {field: flat[field] for field in entry.model_fields if field in flat}
     try:
-        component: Component = entry(**own)
+        return entry(**own)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise TwofoldError(
-            f"{field}: {first['input']!r} is not valid for {key} '{name}': {first['msg'].lower()}"
+            f"{field}: {first['input']!r} is not valid for {key} '{chosen[key]}': {first['msg'].lower()}"
         ) from error
-    return component

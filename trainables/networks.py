@@ -97,7 +97,7 @@ def run_batched(network: nn.Module, images: np.ndarray, cache: ArrayCache | None
         (n, ...) float32.
     """
     device = best_device()
-    # channels_last runs EfficientNet-Lite0 about 40 % faster on a CPU
+    # channels_last: the faster layout for EfficientNet-Lite0 on a CPU
     network = network.to(device).to(memory_format=torch.channels_last).eval()
     outputs: np.ndarray | None = None
     for start in range(0, len(images), _BATCH):

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text. Non-finite floats raise ValueError."""
+    """JSON with sorted keys and no spaces: equal values, equal text. Non-finite floats raise ValueError."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

@@ -21,7 +21,7 @@ class SourceAffinity(Proxy):
     """Difference of cosines, in [-2, 2]; larger = the trusted set is nearer to the source than the rest is.
 
     Inputs: ``target_fit``, its groups, ``source_fit``. The others are weighted by size, so that splitting
-    them further does not change the value much. Undefined where all is trusted.
+    them further does not change the value much. Undefined where all is trusted or there is no source.
     Known failure: a large shift between the domains, which makes every cluster equally far.
     """
 
@@ -32,6 +32,8 @@ class SourceAffinity(Proxy):
         """Return the cosine of the dominant centroid less the mean cosine of the others."""
         if len(evidence.sizes) < 2:
             raise UndefinedScore("all target images are trusted, so there is no other cluster")
+        if len(evidence.source_fit) == 0:
+            raise UndefinedScore("there are no source images")
         source = evidence.source_fit.mean(axis=0, dtype=float, keepdims=True)
         cosines = cosine_similarity(evidence.centroids, source)[:, 0]
         return float(cosines[0] - np.average(cosines[1:], weights=evidence.sizes[1:]))

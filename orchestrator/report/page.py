@@ -108,7 +108,7 @@ def sentences(summary: Summary) -> list[str]:
 
 def _pair_line(name: str, members: Sequence[PairSummary]) -> str:
     scores = mean_scores([pair.scores for pair in members])
-    return f"{_pair_words(name, members)}: {_comparison(scores)}."
+    return f"{_pair_words(name, members)} reaches {_comparison(scores)}."
 
 
 def _pair_words(name: str, members: Sequence[PairSummary]) -> str:

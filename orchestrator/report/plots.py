@@ -125,7 +125,10 @@ def contamination_figure(summary: Summary) -> go.Figure | None:
 
 
 def proxy_figure(summary: Summary) -> go.Figure | None:
-    """Per proxy one panel, best first: points above a random pick over the proxy's rank; None without labels."""
+    """Per proxy one panel, best first: points above a random pick over the proxy's rank.
+
+    None without labels.
+    """
     found = proxy_correlations(summary)
     if not found:
         return None
@@ -347,11 +350,13 @@ def _stage_a_panels(summary: Summary) -> dict[str, dict[_TrustedLabel, list[floa
 
 
 def _z_scores(values: Mapping[_TrustedLabel, Sequence[float]]) -> dict[_TrustedLabel, float]:
-    """Means per trusted set, less their mean, over their standard deviation; empty where they are all equal."""
+    """Means per trusted set, less their mean, over their standard deviation; empty where all are equal."""
     means = {label: statistics.fmean(each) for label, each in values.items()}
+    if np.ptp(list(means.values())) == 0:
+        return {}
     deviation = float(np.std(list(means.values())))
     centre = statistics.fmean(means.values())
-    return {label: (mean - centre) / deviation for label, mean in means.items()} if deviation > 0 else {}
+    return {label: (mean - centre) / deviation for label, mean in means.items()}
 
 
 def _stage_a_trace(

@@ -67,11 +67,17 @@ def _training(config: Mapping[str, Any]) -> str:
     name = str(config["alignment"])
     words = _TRAINING.get(name, _plain(name))
     details = [
-        text.format(_plain(str(config[key])) if isinstance(config[key], str) else f"{config[key]:g}")
+        text.format(_value(key, config[key]))
         for key, (usual, text) in _DETAILS.items()
         if config.get(key) is not None and config[key] != usual
     ]
     return f"{words} ({', '.join(details)})" if details else words
+
+
+def _value(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        return f"{value:g}"
+    return value if key in ("backbone", "encoder") else value.replace("_", "-")
 
 
 def _score(config: Mapping[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """Contrastive alignment of source and trusted target (Mejri et al., arXiv 2502.21022, eq. 8 and 9).
 
-l_ij = -log( e^{cos(z_i, z_j)/tau} / (e^{cos(z_i, z_j)/tau} + sum_{k in N} e^{cos(z_i, z_k)/tau}) ) for source i
-and trusted target j, averaged over all pairs of the batch. The paper does not define the negatives N.
+l_ij = -log( e^{cos(z_i, z_j)/tau} / (e^{cos(z_i, z_j)/tau} + sum_{k in N} e^{cos(z_i, z_k)/tau}) )
+
+for source i and trusted target j, averaged over all pairs of the batch. The paper does not define the
+negatives N.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ class MMD(Alignment):
     def __call__(self, batch: Batch) -> torch.Tensor:
         """MMD^2 between (b, e) source and (b, e) trusted embeddings."""
         both = torch.cat([batch.source, batch.trusted])
-        squared = (both.unsqueeze(1) - both.unsqueeze(0)).square().sum(dim=2)  # (2b, 2b)
+        norms = both.square().sum(dim=1)
+        squared = (norms.unsqueeze(1) + norms - 2 * both @ both.T).clamp_min(0)  # (2b, 2b)
         scale = squared.detach().mean().clamp_min(1e-12)
         kernel = torch.stack([torch.exp(-squared / (2 * a * scale)) for a in BANDWIDTHS]).mean(dim=0)
         b = len(batch.source)

@@ -55,7 +55,7 @@ def keep_lowest(values: np.ndarray, keep: float) -> np.ndarray:
 
 
 def trusted_among(assignment: Assignment, features: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Mask (m,) of the ``others`` (m, d) whose nearest cluster mean, among those of ``features``, is trusted."""
+    """Mask (m,) of the ``others`` (m, d) whose nearest cluster mean of ``features`` (n, d) is trusted."""
     groups = np.unique(assignment.labels)
     means = np.stack([features[assignment.labels == group].mean(axis=0) for group in groups])
     is_trusted = np.array([assignment.trusted[assignment.labels == group].all() for group in groups])

@@ -1,4 +1,4 @@
-"""kNN density: the images in the densest regions are trusted (Ramaswamy et al., SIGMOD 2000, read backwards)."""
+"""kNN density: the images in the densest regions are trusted (after Ramaswamy et al., SIGMOD 2000)."""
 
 from __future__ import annotations
 

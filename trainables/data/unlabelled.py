@@ -44,16 +44,7 @@ class Unlabelled(Dataset):
         return {file.id: "normal" for file in self._files(name)} if name == "source" else {}
 
     def _files(self, name: str) -> list[ImageFile]:
-        folder = self._folder(name)
-        files = []
-        for path in folder.rglob("*"):
-            relative = path.relative_to(folder)
-            if is_image(path) and not any(part.startswith(".") for part in relative.parts):
-                key = relative.as_posix()
-                files.append(ImageFile(stable_hash([name, key]), path, f"{name}/{key}"))
-        if not files:
-            raise TwofoldError(f"`{name}`: no image that Pillow reads lies in {folder} or below; add images.")
-        return files
+        return _images_below(self._folder(name), name)
 
     def _folder(self, name: str) -> Path:
         if name not in self.domains():
@@ -68,3 +59,26 @@ class Unlabelled(Dataset):
         if not folder.is_dir():
             raise TwofoldError(f"`{name}`: there is no folder {folder}; give a folder of images.")
         return folder
+
+
+def folder_domain(folder: Path) -> ImageDomain:
+    """All images in a folder and below it, as one domain named after the folder.
+
+    Raises:
+        TwofoldError: there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise TwofoldError(f"there is no folder {folder}; give a folder of images.")
+    return image_domain(folder.name, _images_below(folder, folder.name))
+
+
+def _images_below(folder: Path, name: str) -> list[ImageFile]:
+    files = []
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        if is_image(path) and not any(part.startswith(".") for part in relative.parts):
+            key = relative.as_posix()
+            files.append(ImageFile(stable_hash([name, key]), path, f"{name}/{key}"))
+    if not files:
+        raise TwofoldError(f"`{name}`: no image that Pillow reads lies in {folder} or below; add images.")
+    return files

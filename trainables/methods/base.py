@@ -35,11 +35,11 @@ class Rows:
 
     def take(self, positions: np.ndarray | slice) -> np.ndarray:
         """Copy the rows at ``positions`` in 0..n-1: (m, ...)."""
-        return self.array[self.index[positions]]
+        return np.asarray(self.array[self.index[positions]])
 
     def all(self) -> np.ndarray:
         """Copy all rows: (n, ...)."""
-        return self.array[self.index]
+        return np.asarray(self.array[self.index])
 
 
 @dataclass(frozen=True)

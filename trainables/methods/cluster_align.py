@@ -138,15 +138,15 @@ class _Training(Training):
             self._tensor(self._inputs.arrays.inputs[part], rows)
             for part, rows in zip(parts, positions, strict=True)
         ]
-        embeddings = self._tail(torch.cat(inputs)).split([len(rows) for rows in positions])
-        batch = Batch(*embeddings, centre=self._centre)
+        source, trusted, negatives = self._tail(torch.cat(inputs)).split([len(rows) for rows in positions])
+        batch = Batch(source, trusted, negatives, self._centre)
         dsvdd = (batch.source - batch.centre).square().sum(dim=1).mean()
         align = self._inputs.alignment(batch)
         loss = self._method.lambda_dsvdd * dsvdd + self._method.lambda_align * align
         if not torch.isfinite(loss):
             raise NonFinite(f"the loss is {loss.item()} in epoch {self._epoch}; try a lower learning_rate")
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         return {"loss": loss.item(), "loss_dsvdd": dsvdd.item(), "loss_align": align.item()}
 

@@ -11,7 +11,7 @@ from trainables.scores.base import SCORES, Reference, Score
 
 @SCORES.register("knn")
 class KNearest(Score):
-    """s(x) = mean distance to the ``neighbours`` nearest trusted images; to source images without a target."""
+    """s(x) = mean distance to the ``neighbours`` nearest trusted images; without a target, source images."""
 
     neighbours: int = Field(5, ge=1, description="number of nearest neighbours of the kNN score")
 
