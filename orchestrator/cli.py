@@ -6,6 +6,7 @@ Exit codes: 1 = something that was asked for failed (a unit, the tracking), 2 = 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -23,7 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+# A pipe or a log file has no width of its own, and the tables are made for 100 columns.
+console = Console(width=None if sys.stdout.isatty() else 110)
 errors = Console(stderr=True, soft_wrap=True)
 F = TypeVar("F", bound=Callable[..., Any])
 

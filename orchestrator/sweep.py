@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,18 @@ from orchestrator.plan import Unit, group_units
 from orchestrator.prepare import Prepared
 from orchestrator.trial import UnitGroup
 
-# Ray's own loggers write three files per trial and cost more than a short trial does.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Ray runs its workers at niceness 15, where anything else on the machine starves them.
-os.environ.setdefault("RAY_worker_niceness", "0")
 MAX_REFITS = 3
+RAY_ENVIRONMENT = {
+    # Ray's own loggers write three files per trial and cost more than a short trial does.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Ray turns tokens on for a local start and off for a remote one, unless it is told.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray runs its workers at niceness 15, where anything else on the machine starves them.
+    "RAY_worker_niceness": "0",
+    # Tune's own tables would hide the progress shown here.
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,10 @@ def run_units(
 
 def _start_ray(config: SweepConfig, address: str | None) -> bool:
     """Connect to a cluster, or start Ray here with an explicit number of cores; say whether we started it."""
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Tune complains that it finds no result files; the ledger has the results.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         return False
     if address is not None:

@@ -6,6 +6,7 @@ alone, so logging twice changes nothing and a tracking server may be away for a 
 
 from __future__ import annotations
 
+import logging
 import math
 import queue
 import threading
@@ -20,6 +21,10 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.ledger import Ledger, UnitRecord
 from trainables.errors import TwofoldError
+
+# MLflow announces every step of creating its database.
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 SWEEP_TAG = "twofold.sweep"
 KEY_TAG = "twofold.key"
