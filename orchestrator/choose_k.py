@@ -57,10 +57,10 @@ def recommend(
     console.print(_table(ranked))
     best = [entry for entry in ranked if "k" in entry.config]
     console.print(
-        f"[bold]{len(domain.ids)} images.[/] Best trusted set: [bold]{describe_trusted(ranked[0].config)}[/]; "
-        f"best K for K-means: [bold]{best[0].config['k'] if best else 1}[/].\n"
-        "No proxy is reliable on its own: the whole dominant cluster, or everything (K = 1), is often as good "
-        "when anomalies are rare.",
+        f"{len(domain.ids)} images. Best trusted set: [bold]{describe_trusted(ranked[0].config)}[/]; "
+        f"best K for K-means: [bold]{best[0].config['k']}[/].\n"
+        "No proxy is reliable on its own. Where anomalies are rare, trusting every image (K = 1) or the "
+        "densest 60 % is often as good as any K.",
         highlight=False,
     )
     path = Path("choose_k.html")
@@ -135,7 +135,7 @@ def _page(ranked: Sequence[TrustedSet], folder: Path) -> str:
         scaled = (values - values.min()) / max(np.ptp(values), 1e-12) if len(values) else values
         figure.add_scatter(x=[k for k, _ in points], y=scaled, name=proxy_words(name), mode="lines+markers")
     figure.update_layout(
-        title=f"Which K for {html.escape(folder.name)}? Each proxy over K, from its worst (0) to its best (1)",
+        title=f"Which K for {html.escape(folder.name)}? Each proxy from its worst (0) to its best (1)",
         xaxis_title="K",
         yaxis_title="proxy, scaled",
         template="plotly_white",

@@ -48,6 +48,9 @@ def _reports_errors(command: F) -> F:
         except TwofoldError as error:
             errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
             raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            errors.print("Interrupted. The same command goes on where this one stopped.")
+            raise typer.Exit(130) from None
 
     return cast(F, run)
 
@@ -98,7 +101,8 @@ def sync(folder: SweepFolder) -> None:
     """Log to MLflow every unit of a sweep that has no run yet."""
     from orchestrator.pipeline import load_folder, sync_tracking
 
-    sync_tracking(load_folder(folder), console)
+    if not sync_tracking(load_folder(folder), console):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -114,7 +114,7 @@ class GroupRun:
                 epochs.append({"epoch": float(epoch), **losses})
                 yield Progress(epoch=epoch, losses=losses)
             embedded = _embed(training, epochs, before, started)
-        yield Progress([self._score(unit, config, arrays, embedded) for unit, config in members])
+        yield Progress([self._score(unit, config, embedded) for unit, config in members])
 
     def _training_inputs(
         self, unit: Unit, configuration: Configuration, arrays: SettingArrays
@@ -160,10 +160,10 @@ class GroupRun:
             self._trusted[key] = _Trusted(assignment, inside, proxies, time.perf_counter() - started)
         return self._trusted[key]
 
-    def _score(
-        self, unit: Unit, configuration: Configuration, arrays: SettingArrays, embedded: _Embedded
-    ) -> UnitRecord:
+    def _score(self, unit: Unit, configuration: Configuration, embedded: _Embedded) -> UnitRecord:
         try:
+            # One training without a target may serve trusted sets of several encoders.
+            arrays = self._prepared.setting_arrays(unit.setting, configuration)
             trusted = self._find_trusted(unit, configuration, arrays)
             started = time.perf_counter()
             assignment = embedded.assignment if configuration.reclusters else trusted.assignment

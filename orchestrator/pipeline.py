@@ -6,13 +6,13 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from orchestrator.config import SweepConfig, load_config
 from orchestrator.environment import describe_environment
@@ -23,6 +23,7 @@ from orchestrator.progress import SweepProgress
 from trainables.cache import write_atomically
 from trainables.configuration import Configuration
 from trainables.errors import TwofoldError
+from trainables.seeding import stable_hash
 from trainables.types import Setting
 
 SECONDS_PER_TRAINING = 4.0
@@ -71,24 +72,52 @@ def run_sweep(config: SweepConfig, console: Console, address: str | None) -> Out
     left = [unit for unit in plan.units if unit.key not in states]
     console.print(_headline(config, plan, len(states)), highlight=False)
     untracked = False
-    if left:
-        untracked = _run(config, plan, left, console, address)
-    outputs = [config.folder / name for name in ("selection.json", "report.html", "units.parquet")]
-    if left or not all(path.exists() for path in outputs):
-        plan.ledger.compact([unit.key for unit in plan.units])
-        choose(config, console)
-        make_report(config, console)
-        untracked = untracked or not _finish_tracking(config, plan, console)
+    if left or not _is_complete(config, plan):
+        _completion(config).unlink(missing_ok=True)
+        if left:
+            untracked = _run(config, plan, left, console, address)
+        untracked = not _conclude(config, plan, console, untracked)
     states = plan.ledger.states(unit.key for unit in plan.units)
-    failed = Counter(states.values())["failed"]
+    failed = [key for key, state in states.items() if state == "failed"]
     if not left:
         console.print(f"Nothing is left to run. The report is {config.folder / 'report.html'}.")
     if failed:
+        record = plan.ledger.read(failed[0])
+        first = (record and record.error or "").strip().splitlines()[-1:]
         console.print(
-            f"[red]{failed} units failed[/]; their tracebacks are in the report. "
-            f"`twofold retry {config.folder}` runs them again."
+            f"[red]{len(failed)} units failed[/], the first with: {escape(''.join(first))}\n"
+            f"All tracebacks are in the column `error` of {config.folder / 'units.parquet'}. "
+            f"`twofold retry {config.folder}` runs these units again."
         )
-    return Outcome(len(states) - failed, failed, untracked)
+    return Outcome(len(states) - len(failed), len(failed), untracked)
+
+
+def _conclude(config: SweepConfig, plan: Plan, console: Console, untracked: bool) -> bool:
+    """Choose, report and end the tracking; say whether MLflow has everything."""
+    plan.ledger.compact([unit.key for unit in plan.units])
+    if "done" in plan.ledger.states(unit.key for unit in plan.units).values():
+        choose(config, console)
+        make_report(config, console)
+    tracked = not untracked and _finish_tracking(config, plan, console)
+    if tracked:
+        _write(_completion(config), _planned(plan))
+    return tracked
+
+
+def _completion(config: SweepConfig) -> Path:
+    """The file that says for which plan the choice, the report and the tracking are complete."""
+    return config.folder / "complete"
+
+
+def _is_complete(config: SweepConfig, plan: Plan) -> bool:
+    outputs = [config.folder / name for name in ("selection.json", "report.html", "units.parquet")]
+    stamp = _completion(config)
+    exist = stamp.exists() and all(path.exists() for path in outputs)
+    return exist and stamp.read_text() == _planned(plan)
+
+
+def _planned(plan: Plan) -> str:
+    return stable_hash(sorted(unit.key for unit in plan.units))
 
 
 def _run(
@@ -98,23 +127,29 @@ def _run(
     from orchestrator.sweep import Ended, run_units
     from orchestrator.tracking import BackgroundTracker
 
-    tracker = BackgroundTracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
     started = time.perf_counter()
     prepared = prepare(config, plan.grid, plan.settings)
     console.print(f"Prepared images and features in {time.perf_counter() - started:.0f} s.", highlight=False)
+    tracker = BackgroundTracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
     with SweepProgress(console, len(left)) as progress:
 
         def on_ended(ended: Ended) -> None:
             tracker.put([*ended.done, *ended.failed])
             progress.advance(len(ended.done), len(ended.failed))
 
-        run_units(config, prepared, left, plan.ledger, on_ended, address)
-    failure = tracker.close()
+        try:
+            run_units(config, prepared, left, plan.ledger, on_ended, address)
+        finally:
+            # Also when interrupted: a database that is left while it is created cannot be used again.
+            failure = tracker.close()
     if failure is not None:
-        console.print(
-            f"[red]MLflow stopped taking runs:[/] {failure}\n`twofold sync {config.folder}` logs the rest."
-        )
+        _report_untracked(config, failure, console)
     return failure is not None
+
+
+def _report_untracked(config: SweepConfig, failure: Exception, console: Console) -> None:
+    text = f"[red]Not everything is in MLflow.[/] {escape(str(failure))}"
+    console.print(f"{text}\n`twofold sync {config.folder}` logs the rest.", highlight=False)
 
 
 def show_plan(config: SweepConfig, console: Console) -> None:
@@ -164,14 +199,15 @@ def make_report(config: SweepConfig, console: Console) -> None:
     console.print(f"Report: {path}", highlight=False)
 
 
-def sync_tracking(config: SweepConfig, console: Console) -> None:
-    """Log what MLflow lacks."""
+def sync_tracking(config: SweepConfig, console: Console) -> bool:
+    """Log what MLflow lacks; say whether it has everything now."""
     from orchestrator.tracking import Tracker
 
     plan = make_plan(config)
     tracker = Tracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
     console.print(f"{tracker.log(unit.key for unit in plan.units)} units logged to {config.mlflow_uri}.")
-    _finish_tracking(config, plan, console)
+    # Without a report the sweep is still under way, and so is its parent run.
+    return not (config.folder / "report.html").exists() or _finish_tracking(config, plan, console)
 
 
 def forget_failed(config: SweepConfig, console: Console) -> None:
@@ -192,7 +228,10 @@ def load_folder(folder: Path) -> SweepConfig:
     path = folder / "config.yaml"
     if not path.exists():
         raise TwofoldError(f"{folder} holds no sweep (there is no {path}); run `twofold sweep` first")
-    return load_config(path)
+    config = load_config(path)
+    # The folder may have been moved, or be named from somewhere else, since the file was written.
+    here = folder.absolute()
+    return config.model_copy(update={"output": here.parent, "name": here.name})
 
 
 def _write_provenance(config: SweepConfig) -> None:
@@ -229,9 +268,11 @@ def _finish_tracking(config: SweepConfig, plan: Plan, console: Console) -> bool:
     try:
         tracker = Tracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
         tracker.log(unit.key for unit in plan.units)
-        tracker.finish([config.folder / name for name in names], summarise(config.folder).metrics())
+        judged = (config.folder / "report.html").exists()
+        metrics = summarise(config.folder).metrics() if judged else {}
+        tracker.finish([config.folder / name for name in names], metrics)
     except TwofoldError as error:
-        console.print(f"[red]MLflow:[/] {error}\n`twofold sync {config.folder}` logs what is missing.")
+        _report_untracked(config, error, console)
         return False
     console.print(f"Browse the runs: mlflow ui --backend-store-uri {config.mlflow_uri}", highlight=False)
     return True

@@ -39,6 +39,7 @@ class Chooser:
         stage_b: proxies whose mean rank compares configurations.
         keep_trusted: trusted sets that stage A lets through, besides that of the default.
         bootstraps: resamples of T_sel.
+        margin: lead in mean rank (0 = best, 1 = worst of the grid) that counts as beating the default.
         convinced: share of resamples in which another configuration must beat the default to replace it.
         min_rank: gate, least effective rank of the embeddings relative to that before training.
         min_variation: gate, least score variation relative to that before training.
@@ -50,6 +51,7 @@ class Chooser:
     stage_b: tuple[str, ...] = ("consensus", "tail_separation", "pseudo_auc")
     keep_trusted: int = 3
     bootstraps: int = 20
+    margin: float = 0.2
     convinced: float = 0.8
     min_rank: float = 0.5
     min_variation: float = 0.01
@@ -89,7 +91,7 @@ class Ranking:
     Attributes:
         proxies: per candidate, proxy -> value; an undefined one is absent.
         ranks: (u,) mean rank, smaller = better.
-        wins: (u,) share of bootstrap resamples in which the candidate beats the default.
+        wins: (u,) share of bootstrap resamples in which the candidate clearly beats the default.
     """
 
     proxies: list[dict[str, float]]
@@ -258,7 +260,7 @@ def _stage_b(candidates: Sequence[Candidate], default: int | None, chooser: Choo
     for _ in range(chooser.bootstraps):
         sample = np.sort(draws.choice(every, size=len(every), replace=True))
         resampled = mean_ranks(_score_proxies(candidates, sample, chooser.stage_b), chooser.stage_b)
-        wins += resampled < resampled[default]
+        wins += resampled[default] - resampled > chooser.margin
     return Ranking(proxies, ranks, wins / chooser.bootstraps)
 
 
@@ -331,12 +333,12 @@ def _reason(
         return "no configuration passes the gates, so this one is kept without support"
     leader = open_[0]
     if chosen != default:
-        wins = f"beats the default in {share:.0%} of the resamples of T_sel"
+        wins = f"clearly beats the default in {share:.0%} of the resamples of T_sel"
         return f"first by mean rank of {', '.join(chooser.stage_b)}, and {wins}"
     if leader == default:
         return "the default is also first by mean rank"
     return (
-        f"the default is kept: {describe(candidates[leader].config)} ranks first, but beats it in only "
+        f"the default is kept: {describe(candidates[leader].config)} ranks first, but clearly beats it in "
         f"{share:.0%} of the resamples of T_sel, and {chooser.convinced:.0%} are asked for"
     )
 

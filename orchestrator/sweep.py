@@ -28,6 +28,8 @@ RAY_ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     # Tune's own tables would hide the progress shown here.
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Tune takes Ctrl-C as the end of one fit, and what is left would be fitted again.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 
@@ -74,6 +76,7 @@ def run_units(
     started = _start_ray(config, address)
     try:
         left = list(units)
+        _forget_attempts(ledger, left)
         for _ in range(MAX_REFITS):
             _fit(config, prepared, left, ledger, on_ended)
             recorded = ledger.states(unit.key for unit in left)
@@ -84,6 +87,12 @@ def run_units(
         if started:
             ray.shutdown()
     raise RuntimeError(f"{len(left)} units have no record after {MAX_REFITS} runs of Ray Tune")
+
+
+def _forget_attempts(ledger: Ledger, units: Sequence[Unit]) -> None:
+    """Start counting anew: an interrupted sweep leaves attempts that say nothing about their units."""
+    for unit in units:
+        (ledger.folder / "attempts" / unit.key).unlink(missing_ok=True)
 
 
 def _start_ray(config: SweepConfig, address: str | None) -> bool:
@@ -99,6 +108,7 @@ def _start_ray(config: SweepConfig, address: str | None) -> bool:
         return True
     workers = config.resources.workers or max(1, (os.cpu_count() or 1) // config.resources.cpus_per_worker)
     ray.init(
+        "local",  # never the cluster that RAY_ADDRESS or an earlier `ray start` names
         num_cpus=workers * config.resources.cpus_per_worker,
         include_dashboard=False,
         log_to_driver=False,

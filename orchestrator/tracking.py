@@ -6,12 +6,14 @@ alone, so logging twice changes nothing and a tracking server may be away for a 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ from trainables.errors import TwofoldError
 # MLflow announces every step of creating its database.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+# A server that is away is given up after seconds, not after the minutes that MLflow would retry.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 SWEEP_TAG = "twofold.sweep"
 KEY_TAG = "twofold.key"
@@ -48,36 +53,47 @@ class Tracker:
         self._uri = uri
         self._sweep = sweep
         self._ledger = ledger
-        try:
+        self._failed: dict[str, str] = {}
+        with _reported(uri):
             self.experiment = self._find_experiment(None if uri.startswith("http") else artifacts)
             self.parent = self._find_parent()
             self._logged = self._logged_keys()
-        except MlflowException as error:
-            raise TwofoldError(
-                f"MLflow at {uri} does not answer: {error}. Start it, or leave `tracking_uri` out "
-                "to log to a local file. A server that answers 403 needs --allowed-hosts."
-            ) from error
 
     def log(self, keys: Iterable[str]) -> int:
-        """Log the records of ``keys`` that have no run yet; return how many were new."""
+        """Log the records of ``keys`` that have no run yet; return how many were new.
+
+        The run of a failed unit gives way to that of a later success.
+
+        Raises:
+            TwofoldError: the server does not take them.
+        """
         new = 0
         for key in keys:
             record = None if key in self._logged else self._ledger.read(key)
-            if record is not None:
+            if record is None or (record.state == "failed" and key in self._failed):
+                continue
+            with _reported(self._uri):
+                if key in self._failed:
+                    self._client.delete_run(self._failed.pop(key))
                 self._log_record(record)
-                self._logged.add(key)
-                new += 1
+            self._logged.add(key)
+            new += 1
         return new
 
     def finish(self, artifacts: Iterable[Path], metrics: Mapping[str, float]) -> None:
-        """Attach artifacts and summary metrics to the parent run and end it."""
-        for path in artifacts:
-            if path.exists():
-                self._client.log_artifact(self.parent, str(path))
+        """Attach artifacts and summary metrics to the parent run and end it.
+
+        Raises:
+            TwofoldError: the server does not take them.
+        """
         now = int(time.time() * 1000)
         batch = [Metric(name, value, now, 0) for name, value in metrics.items()]
-        self._client.log_batch(self.parent, metrics=batch)
-        self._client.set_terminated(self.parent, "FINISHED")
+        with _reported(self._uri):
+            for path in artifacts:
+                if path.exists():
+                    self._client.log_artifact(self.parent, str(path))
+            self._client.log_batch(self.parent, metrics=batch)
+            self._client.set_terminated(self.parent, "FINISHED")
 
     def _find_experiment(self, artifacts: Path | None) -> str:
         found = self._client.get_experiment_by_name(self._sweep)
@@ -98,7 +114,10 @@ class Tracker:
         return str(run.info.run_id)
 
     def _logged_keys(self) -> set[str]:
-        """Keys of the sweep's finished child runs; one left half-written is deleted and logged anew."""
+        """Keys of the sweep's finished child runs; one left half-written is deleted and logged anew.
+
+        Failed runs are noted apart, with their ids.
+        """
         keys: set[str] = set()
         token = None
         while True:
@@ -111,6 +130,8 @@ class Tracker:
             for run in page:
                 if run.info.status == "RUNNING":
                     self._client.delete_run(run.info.run_id)
+                elif run.info.status == "FAILED":
+                    self._failed[run.data.tags[KEY_TAG]] = run.info.run_id
                 else:
                     keys.add(run.data.tags[KEY_TAG])
             token = page.token
@@ -133,6 +154,20 @@ class Tracker:
         )
         status = "FINISHED" if record.state == "done" else "FAILED"
         self._client.set_terminated(run.info.run_id, status)
+
+
+@contextlib.contextmanager
+def _reported(uri: str) -> Iterator[None]:
+    """Turn what MLflow raises into one message with the remedy."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise TwofoldError(
+            f"MLflow at {uri} does not take runs: {reason}. Start the server, or leave `tracking_uri` out to "
+            "log to a local file. A server that answers 403 must be started with --allowed-hosts and the "
+            "host name in this address."
+        ) from error
 
 
 def _metrics(record: UnitRecord, now: int) -> list[Metric]:

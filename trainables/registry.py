@@ -25,7 +25,7 @@ class Component(BaseModel):
     the documentation are all derived from them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Registry(Generic[T]):

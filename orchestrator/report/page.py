@@ -116,13 +116,18 @@ def _pair_words(name: str, members: Sequence[PairSummary]) -> str:
     return f"{name} ({count} {'class' if count == 1 else 'classes'})"
 
 
+def _worse(one: float, other: float) -> bool:
+    """Whether the two differ in the first decimal, which is what the reader sees."""
+    return round(one, 1) < round(other, 1)
+
+
 def _headline(where: str, scores: Scores) -> str:
     """One sentence, and a second one where the choice lost to what costs nothing."""
     start = f"On {where}, the configurations chosen without labels reach a mean AUROC of"
     end = ""
-    if scores.chosen is not None and scores.random is not None and scores.chosen < scores.random:
+    if scores.chosen is not None and scores.random is not None and _worse(scores.chosen, scores.random):
         end = " Picking at random would have been better."
-    elif scores.chosen is not None and scores.default is not None and scores.chosen < scores.default:
+    elif scores.chosen is not None and scores.default is not None and _worse(scores.chosen, scores.default):
         end = " Keeping the default would have been better."
     return f"{start} {_comparison(scores)}.{end}"
 

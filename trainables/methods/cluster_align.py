@@ -10,7 +10,7 @@ from pydantic import Field
 
 from trainables.alignments.base import Batch
 from trainables.backbones.base import build_backbone
-from trainables.errors import NonFinite
+from trainables.errors import NonFinite, TwofoldError
 from trainables.methods.base import METHODS, Method, Part, Rows, Training, TrainingInputs
 from trainables.seeding import generator, stable_seed
 
@@ -70,13 +70,10 @@ class _Training(Training):
         self._tail.eval()
         with torch.inference_mode():
             blocks = [
-                self._tail(self._tensor(rows, slice(start, start + EMBED_BATCH))).cpu().numpy()
+                self._forward(self._tensor(rows, slice(start, start + EMBED_BATCH)), part).cpu().numpy()
                 for start in range(0, len(rows), EMBED_BATCH)
             ]
-        embeddings = np.concatenate(blocks)
-        if not np.isfinite(embeddings).all():
-            raise NonFinite(f"embeddings of {part} are not finite after epoch {self._epoch}")
-        return np.asarray(embeddings)
+        return np.asarray(np.concatenate(blocks))
 
     def fit_epoch(self) -> dict[str, float]:
         """One pass over the source; losses are means over the steps."""
@@ -123,7 +120,11 @@ class _Training(Training):
         if not alignment.uses_negatives:
             return trusted, none
         target, source = self._clustering_space()
-        return trusted, np.flatnonzero(alignment.negative_candidates(self.assignment, target, source))
+        negatives = np.flatnonzero(alignment.negative_candidates(self.assignment, target, source))
+        if len(negatives) == 0:
+            # Without a negative the contrastive loss is exactly 0, whatever the embeddings.
+            raise TwofoldError("no target image lies outside the trusted set; use negatives 'in_batch'")
+        return trusted, negatives
 
     def _clustering_space(self) -> tuple[np.ndarray, np.ndarray]:
         """Features of T_fit and S_fit in the space in which the trusted set was found."""
@@ -138,7 +139,8 @@ class _Training(Training):
             self._tensor(self._inputs.arrays.inputs[part], rows)
             for part, rows in zip(parts, positions, strict=True)
         ]
-        source, trusted, negatives = self._tail(torch.cat(inputs)).split([len(rows) for rows in positions])
+        embeddings = self._forward(torch.cat(inputs), "a batch")
+        source, trusted, negatives = embeddings.split([len(rows) for rows in positions])
         batch = Batch(source, trusted, negatives, self._centre)
         dsvdd = (batch.source - batch.centre).square().sum(dim=1).mean()
         align = self._inputs.alignment(batch)
@@ -149,6 +151,14 @@ class _Training(Training):
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         return {"loss": loss.item(), "loss_dsvdd": dsvdd.item(), "loss_align": align.item()}
+
+    def _forward(self, inputs: torch.Tensor, what: str) -> torch.Tensor:
+        """Embeddings (b, e) of inputs (b, ...); an error says of ``what``, and in which epoch."""
+        try:
+            embeddings: torch.Tensor = self._tail(inputs)
+        except NonFinite as error:
+            raise NonFinite(f"{what} in epoch {self._epoch}: {error} Try a lower learning_rate.") from error
+        return embeddings
 
     def _tensor(self, rows: Rows, positions: np.ndarray | slice) -> torch.Tensor:
         return torch.from_numpy(rows.take(positions)).to(self._device)
