@@ -31,6 +31,9 @@ class DataConfig(_Section):
         None, description="[source, target] pairs; null = the preset's"
     )
     classes: list[str] | None = Field(None, description="normal classes, one task each; null = all")
+    anomaly_classes: list[str] | None = Field(
+        None, description="classes of the anomalies; null = the other selected classes"
+    )
     image_size: int | None = Field(None, ge=16, description="pixels; null = each model's own size")
     contamination: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
         [0.1], min_length=1, description="rho: anomalies / all images of the unlabelled target set"
@@ -38,7 +41,7 @@ class DataConfig(_Section):
     split_seeds: list[int] = Field([0], min_length=1, description="seeds of the split by image id")
     transductive: bool = Field(False, description="judge the unlabelled training images as well")
 
-    @field_validator("classes", mode="before")
+    @field_validator("classes", "anomaly_classes", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         # YAML reads [0, 1] as integers; class names are text.

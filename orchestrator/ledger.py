@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -44,6 +45,7 @@ SCHEMA = pa.schema(
     }
 )
 _JSON_FIELDS = ("config", "epochs", "stage_a", "seconds", "diagnostics")
+_DIGEST_BYTES = 16
 _NO_SCORES = np.empty(0, dtype=np.float32)
 _NO_MASK = np.empty(0, dtype=bool)
 
@@ -115,8 +117,8 @@ class UnitRecord:
 class Ledger:
     """Unit records of one sweep under ``folder/units``.
 
-    A record is an Arrow file of one row, written by temp file, fsync and rename. A damaged file counts as
-    missing, and its unit runs again.
+    A record is an Arrow stream of one row with its checksum behind it, written by temp file, fsync and rename.
+    A damaged file counts as missing, and its unit runs again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -144,13 +146,11 @@ class Ledger:
 
     def write(self, record: UnitRecord) -> None:
         """Store a record under its key; the last one wins."""
-        table = pa.Table.from_pylist([record.to_row()], schema=SCHEMA)
-
-        def fill(path: Path) -> None:
-            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-                writer.write_table(table)
-
-        write_atomically(self._path(record.key), fill)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, SCHEMA) as writer:
+            writer.write_table(pa.Table.from_pylist([record.to_row()], schema=SCHEMA))
+        content = sink.getvalue().to_pybytes()
+        write_atomically(self._path(record.key), lambda path: _write_bytes(path, content + _digest(content)))
         (self._attempts / record.key).unlink(missing_ok=True)
 
     def begin(self, key: str) -> int:
@@ -189,11 +189,23 @@ class Ledger:
 
     def _table(self, key: str) -> pa.Table | None:
         try:
-            with pa.OSFile(str(self._path(key)), "rb") as source, pa.ipc.open_file(source) as reader:
-                table = reader.read_all()
-        except (OSError, pa.ArrowInvalid):
+            stored = self._path(key).read_bytes()
+        except OSError:
             return None
-        return table if table.num_rows == 1 and table.schema.equals(SCHEMA) else None
+        content = stored[:-_DIGEST_BYTES]
+        # Arrow trusts its input: one wrong byte can end the process.
+        if stored[-_DIGEST_BYTES:] != _digest(content):
+            return None
+        table = pa.ipc.open_stream(content).read_all()
+        return table if table.schema.equals(SCHEMA) else None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def read_units(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def run_sweep(config: SweepConfig, console: Console, address: str | None) -> Out
         console.print(f"Nothing is left to run. The report is {config.folder / 'report.html'}.")
     if failed:
         record = plan.ledger.read(failed[0])
-        first = (record and record.error or "").strip().splitlines()[-1:]
+        first = ((record and record.error) or "").strip().splitlines()[-1:]
         console.print(
             f"[red]{len(failed)} units failed[/], the first with: {escape(''.join(first))}\n"
             f"All tracebacks are in the column `error` of {config.folder / 'units.parquet'}. "

@@ -58,6 +58,7 @@ def enumerate_grid(config: SweepConfig) -> Grid:
     default = Configuration.parse({**config.fixed, **config.default})
     found = {canonical_json(default.as_dict()): default}
     skipped: Counter[str] = Counter()
+    runnable = False
     for block in config.space:
         for combination in _combinations({**config.fixed, **block}):
             try:
@@ -65,8 +66,9 @@ def enumerate_grid(config: SweepConfig) -> Grid:
             except IncompatibleChoices as error:
                 skipped[str(error)] += 1
                 continue
+            runnable = True
             found.setdefault(canonical_json(configuration.as_dict()), configuration)
-    if len(found) == 1 and skipped:
+    if not runnable:
         raise TwofoldError(f"no combination of `space` can be run: {next(iter(skipped))}")
     return Grid(tuple(found.values()), default, dict(skipped))
 

@@ -123,7 +123,7 @@ def draw_settings(config: SweepConfig) -> list[Setting]:
         "arguments": _dataset_arguments(config),
         "pairs": config.data.pairs,
         "classes": config.data.classes,
-        "anomaly_classes": None,
+        "anomaly_classes": config.data.anomaly_classes,
         "contamination": config.data.contamination,
         "split_seeds": config.data.split_seeds,
         "transductive": config.data.transductive,

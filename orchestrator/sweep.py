@@ -12,6 +12,7 @@ import ray
 from ray import tune
 
 from orchestrator.config import SweepConfig
+from orchestrator.group import GroupRun
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Unit, group_units
 from orchestrator.prepare import Prepared
@@ -78,7 +79,7 @@ def run_units(
         left = list(units)
         _forget_attempts(ledger, left)
         for _ in range(MAX_REFITS):
-            _fit(config, prepared, left, ledger, on_ended)
+            reason = _fit(config, prepared, left, ledger, on_ended)
             recorded = ledger.states(unit.key for unit in left)
             left = [unit for unit in left if unit.key not in recorded]
             if not left:
@@ -86,7 +87,10 @@ def run_units(
     finally:
         if started:
             ray.shutdown()
-    raise RuntimeError(f"{len(left)} units have no record after {MAX_REFITS} runs of Ray Tune")
+    for unit in left:
+        for record in GroupRun(prepared, [unit]).fail([unit], f"Ray Tune did not run this unit: {reason}"):
+            ledger.write(record)
+    on_ended(Ended([], [unit.key for unit in left]))
 
 
 def _forget_attempts(ledger: Ledger, units: Sequence[Unit]) -> None:
@@ -123,7 +127,8 @@ def _fit(
     units: Sequence[Unit],
     ledger: Ledger,
     on_ended: Callable[[Ended], None],
-) -> None:
+) -> str:
+    """Run Tune once over the groups of ``units``; return the first trial's error, if any, in words."""
     groups = group_units(units, config.resources.trainings_per_trial)
     trainable = tune.with_parameters(
         UnitGroup,
@@ -147,4 +152,5 @@ def _fit(
             verbose=0,
         ),
     )
-    tuner.fit()
+    errors = tuner.fit().errors
+    return str(errors[0]) if errors else "no trial reported an error"

@@ -1,0 +1,219 @@
+"""What the integration tests run: the real command line, a real tracking server, images made by Pillow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.config import SweepConfig, load_config
+from orchestrator.ledger import read_units
+from orchestrator.pipeline import make_plan
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = REPOSITORY / "search_spaces" / "digits_small.yaml"
+TWOFOLD = Path(sys.executable).with_name("twofold")
+MLFLOW = Path(sys.executable).with_name("mlflow")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+# What `--set` makes of digits_small: two classes of tiny images, so that a sweep takes seconds.
+TINY = ("data.image_size=32", 'data.classes=["0","1"]')
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended.
+
+    Attributes:
+        code: exit code.
+        output: standard output and standard error.
+        seconds: wall time.
+    """
+
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def message(self) -> str:
+        """Output on one line, so that a message can be searched whatever the width."""
+        return " ".join(self.output.split())
+
+
+def twofold(*arguments: object, env: dict[str, str] | None = None) -> Finished:
+    """Run the installed command in a process of its own."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [TWOFOLD, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**ENVIRONMENT, **(env or {})},
+        timeout=240,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, time.monotonic() - started)
+
+
+def twofold_here(*arguments: object) -> Finished:
+    """Run the command in this process, and a sweep on the Ray of this process where there is one."""
+    started = time.monotonic()
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Finished(result.exit_code, result.output, time.monotonic() - started)
+
+
+def sets(*overrides: str) -> list[str]:
+    """``--set`` before each override."""
+    return [part for override in overrides for part in ("--set", override)]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep on disk: its file, the overrides of the command line, and where its results are."""
+
+    space: Path
+    overrides: tuple[str, ...]
+    first: Finished | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """Arguments of ``twofold sweep`` and ``twofold plan``."""
+        return [str(self.space), *sets(*self.overrides)]
+
+    @property
+    def config(self) -> SweepConfig:
+        return load_config(self.space, self.overrides)
+
+    @property
+    def folder(self) -> Path:
+        return self.config.folder
+
+    @property
+    def records(self) -> dict[str, Path]:
+        """Key -> file of every record."""
+        return {path.stem: path for path in (self.folder / "units").glob("*.arrow")}
+
+    def planned(self) -> set[str]:
+        return {unit.key for unit in make_plan(self.config).units}
+
+    def units(self) -> list[dict[str, Any]]:
+        """Rows of units.parquet."""
+        return read_units(self.folder / "units.parquet")
+
+
+def modified(paths: Sequence[Path]) -> dict[Path, int]:
+    """When each file was written, in nanoseconds."""
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
+def copy_sweep(sweep: Sweep, destination: Path) -> Path:
+    """Copy a sweep's folder, not its MLflow database, and return the copy."""
+    return Path(shutil.copytree(sweep.folder, destination / sweep.config.name))
+
+
+def draw_image(path: Path, shape: str, seed: int, dark: bool = False) -> None:
+    """A noisy 24-pixel bar, square or ring at a random place."""
+    draws = np.random.default_rng([seed, *path.parent.name.encode()])
+    row, column = np.mgrid[0:24, 0:24] - draws.integers(9, 15, size=2)[:, None, None]
+    inside = {
+        "bar": np.abs(column) < 3,
+        "square": np.maximum(abs(row), abs(column)) < 6,
+        "ring": np.abs(np.hypot(row, column) - 6) < 2,
+    }[shape]
+    grey = 170 * inside + draws.integers(0, 60, size=inside.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((255 - grey if dark else grey).astype(np.uint8)).save(path)
+
+
+SHAPES = {"plain bar": "bar", "Größe": "square", "环": "ring"}
+
+
+def draw_domains(root: Path, images: int = 16) -> Path:
+    """``root/<light|dark paper>/<plain bar|Größe|环>/*.png``; returns root."""
+    for domain in ("light", "dark paper"):
+        for label, shape in SHAPES.items():
+            for index in range(images):
+                draw_image(root / domain / label / f"{index} é.png", shape, index, dark=domain != "light")
+    return root
+
+
+def write_space(path: Path, cache: Path, **changes: Any) -> Path:
+    """Write a sweep file with frozen features of tiny images; ``changes`` replace whole sections."""
+    content: dict[str, Any] = {
+        "name": path.stem,
+        "data": {},
+        "fixed": {"encoder": "efficientnet_lite0", "finetune": "head", "epochs": 1},
+        "default": {"clusterer": "density", "alignment": "identity", "score": "knn"},
+        "space": [{"alignment": "identity", "clusterer": "kmeans", "k": [1, 2], "score": "knn"}],
+        "resources": {"workers": 2},
+        "output": str(path.parent),
+        "cache": str(cache),
+    }
+    path.write_text(yaml.safe_dump({**content, **changes}, allow_unicode=True))
+    return path
+
+
+def folder_data(root: Path, **changes: Any) -> dict[str, Any]:
+    """Data section for ``draw_domains``."""
+    pairs = [["light", "dark paper"]]
+    return {"dataset": "folder", "root": str(root), "pairs": pairs, "image_size": 32, **changes}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, port: int, *options: str) -> Iterator[str]:
+    """A real tracking server on this machine; yields its address when it answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [MLFLOW, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options]
+    stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", folder]
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, *stores], stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
+        )
+        try:
+            wait_until(lambda: _answers(f"http://127.0.0.1:{port}/health"), 90)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, 15)
+            server.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"nothing happened for {seconds:.0f} s")
+        time.sleep(0.1)

@@ -1,0 +1,362 @@
+"""One group of units, end to end on small arrays: failures stay where they are, results never depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from orchestrator.group import GroupRun, stage_a_proxies
+from orchestrator.ledger import Ledger, UnitRecord
+from orchestrator.plan import Unit, group_units
+from orchestrator.prepare import ArrayName, Prepared, SettingIndex
+from orchestrator.proxies.base import PROXIES, FeatureEvidence
+from trainables.alignments.base import ALIGNMENTS
+from trainables.backbones.base import build_backbone
+from trainables.clusterers.base import CLUSTERERS
+from trainables.configuration import Configuration
+from trainables.methods.base import METHODS, PARTS, Part, TrainingInputs
+from trainables.scores.base import SCORES, Reference
+from trainables.seeding import canonical_json, generator, stable_hash
+
+ENCODER, OTHER = "efficientnet_lite0", "other_encoder"
+ROWS: dict[Part, np.ndarray] = {
+    "source_fit": np.arange(3, 23),
+    "source_val": np.arange(23, 29),
+    "target_fit": np.arange(30, 0, -1),
+    "target_sel": np.arange(31, 41),
+    "pseudo": np.arange(10),
+    "test": np.arange(41, 60),
+}
+NORMAL = np.arange(60) % 5 != 0
+TIMES = {"seconds"}
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("checkpoints") / "test_resnet.pt"
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        torch.save(timm.create_model("test_resnet").state_dict(), file)
+    return f"timm:test_resnet/{file}"
+
+
+@pytest.fixture(scope="module")
+def prepared(backbone: str) -> Prepared:
+    """A source blob, and a target of one large and one small blob, seen by two encoders and a trunk."""
+    d = build_backbone(backbone, "head", None, 32, seed=0).embedding_dim
+    arrays: dict[ArrayName, np.ndarray] = {}
+    for kind, model, size in (
+        ("features", ENCODER, 12),
+        ("features", OTHER, 7),
+        ("features", f"backbone|{backbone}", d),
+        ("activations", f"{backbone}|head", d),
+    ):
+        for domain, pseudo in (("typeset", False), ("mnist", False), ("mnist", True)):
+            draws = generator("group", kind, model, domain, pseudo)
+            rows = np.abs(draws.normal(size=(60, size))) * 0.4
+            rows[:, 0] += 1
+            if domain == "mnist":
+                rows[~NORMAL, 2] += 1.5
+                rows[:, 1] += 0.5
+            if kind == "features":
+                rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            arrays[ArrayName(kind, model, domain, pseudo)] = rows.astype(np.float32)  # type: ignore[arg-type]
+    description = {
+        "dataset": "digits", "source": "typeset", "target": "mnist", "normal_class": "3",
+        "contamination": 0.2, "split_seed": 0,
+    }  # fmt: skip
+    truth = NORMAL[ROWS["target_fit"]]
+    index = SettingIndex("s1", description, "typeset", "mnist", ROWS, truth)
+    return Prepared(arrays, {"s1": index}, 32)
+
+
+def unit(seed: int = 0, **flat: Any) -> Unit:
+    canonical = Configuration.parse(flat).as_dict()
+    return Unit(stable_hash([canonical, seed]), "s1", canonical, seed)
+
+
+def trained(backbone: str, **flat: Any) -> Unit:
+    start = {"backbone": backbone, "finetune": "head", "epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
+    return unit(**{**start, "alignment": "mmd", "clusterer": "kmeans", "k": 2, "score": "knn", **flat})
+
+
+def every_kind(backbone: str) -> list[Unit]:
+    frozen = [
+        unit(alignment="identity", clusterer=clusterer, score=score, k=2)
+        for clusterer in CLUSTERERS.names()
+        for score in SCORES.names()
+        if score != "source_centre"
+    ]
+    return [
+        *frozen,
+        unit(alignment="identity", score="source_centre"),
+        *(trained(backbone, score=score) for score in SCORES.names()),
+        trained(backbone, alignment="positive", score="source_centre"),
+        trained(backbone, alignment="contrastive", negatives="ignore_band"),
+        trained(backbone, alignment="none", score="source_centre"),
+        trained(backbone, alignment="none", score="knn"),
+        trained(backbone, alignment="none", score="knn", encoder=OTHER),
+        trained(backbone, supervision="oracle"),
+        trained(backbone, encoder="backbone", epochs=3),
+    ]
+
+
+def run(prepared: Prepared, units: Sequence[Unit]) -> dict[str, UnitRecord]:
+    group = GroupRun(prepared, units)
+    return {
+        record.key: record
+        for members in group.trainings()
+        for progress in group.run(members)
+        for record in progress.finished
+    }
+
+
+@pytest.fixture(scope="module")
+def records(prepared: Prepared, backbone: str) -> dict[str, UnitRecord]:
+    return run(prepared, every_kind(backbone))
+
+
+def equal(left: UnitRecord, right: UnitRecord) -> bool:
+    for entry in fields(UnitRecord):
+        a, b = getattr(left, entry.name), getattr(right, entry.name)
+        if entry.name not in TIMES and not (np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b):
+            return False
+    return True
+
+
+def test_every_unit_gets_a_whole_record(
+    records: dict[str, UnitRecord], backbone: str, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.open()
+    for member in every_kind(backbone):
+        record = records[member.key]
+        assert record.state == "done", record.error
+        assert record.error is None
+        assert record.config == member.configuration and record.setting == "s1" and record.seed == 0
+        assert (record.source, record.target, record.contamination) == ("typeset", "mnist", 0.2)
+        for part in ("source_val", "target_sel", "pseudo", "test"):
+            scores = getattr(record, part)
+            assert scores.shape == ROWS[part].shape and scores.dtype == np.float32  # type: ignore[index]
+            assert np.isfinite(scores).all() and (scores >= 0).all()
+        configuration = Configuration.parse(member.configuration)
+        uses = configuration.supervision.uses_target
+        assert record.trusted_fit.shape == ((30,) if uses else (0,))
+        assert record.trusted_sel.shape == ((10,) if uses else (0,))
+        assert record.cluster_sizes.sum() == (30 if uses else 0)
+        assert bool(record.stage_a) == (configuration.clusterer is not None)
+        epochs = configuration.method.epochs if configuration.method else 0
+        assert [entry["epoch"] for entry in record.epochs] == list(range(1, epochs + 1))
+        assert {f"{name}{end}" for name in ("effective_rank", "score_variation") for end in ("", "_initial")} \
+            == set(record.diagnostics)  # fmt: skip
+        ledger.write(record)
+        stored = ledger.read(member.key)
+        assert stored is not None and equal(stored, record)
+
+
+@pytest.mark.parametrize("order", ["reversed", "alone", "grouped"])
+def test_results_do_not_depend_on_grouping_or_order(
+    order: str, records: dict[str, UnitRecord], prepared: Prepared, backbone: str
+) -> None:
+    units = every_kind(backbone)
+    groups = {
+        "reversed": [units[::-1]],
+        "alone": [[member] for member in units[-8:]],
+        "grouped": group_units(units, 2),
+    }[order]
+    torch.manual_seed(99)
+    again = {key: record for group in groups for key, record in run(prepared, group).items()}
+    for key, record in again.items():
+        assert equal(record, records[key]), record.config
+    assert order == "alone" or set(again) == set(records)
+
+
+def by_hand(prepared: Prepared, model: str, part: Part) -> np.ndarray:
+    domain = "typeset" if part.startswith("source") else "mnist"
+    return prepared.arrays[ArrayName("features", model, domain, part == "pseudo")][ROWS[part]]
+
+
+def test_frozen_scores_computed_again(records: dict[str, UnitRecord], prepared: Prepared) -> None:
+    fit, source = by_hand(prepared, ENCODER, "target_fit"), by_hand(prepared, ENCODER, "source_fit")
+    for part in ("source_val", "target_sel", "pseudo", "test"):
+        x = by_hand(prepared, ENCODER, part)
+        found = records[unit(alignment="identity", score="source_centre").key]
+        assert np.allclose(getattr(found, part), ((x - source.mean(axis=0)) ** 2).sum(axis=1), atol=1e-5)
+        found = records[unit(alignment="identity", clusterer="all", score="target_centre").key]
+        assert np.allclose(getattr(found, part), ((x - fit.mean(axis=0)) ** 2).sum(axis=1), atol=1e-5)
+        found = records[unit(alignment="identity", clusterer="density", score="knn").key]
+        bank = fit[found.trusted_fit]
+        nearest = np.sort(np.linalg.norm(x[:, None] - bank[None], axis=2), axis=1)[:, :5]
+        assert np.allclose(getattr(found, part), nearest.mean(axis=1), atol=1e-4)
+
+
+def test_trusted_set_and_proxies_computed_again(
+    records: dict[str, UnitRecord], prepared: Prepared
+) -> None:
+    member = unit(alignment="identity", clusterer="kmeans", k=2, score="knn")
+    record, configuration = records[member.key], Configuration.parse(member.configuration)
+    assert configuration.clusterer is not None
+    fit = by_hand(prepared, ENCODER, "target_fit")
+    found = configuration.clusterer(fit, generator("cluster", "s1", 0, configuration.trusted_key))
+    assert np.array_equal(record.trusted_fit, found.trusted)
+    assert record.trusted_fit.sum() == record.cluster_sizes.max()
+    trusted_mean, other_mean = fit[found.trusted].mean(axis=0), fit[~found.trusted].mean(axis=0)
+    sel = by_hand(prepared, ENCODER, "target_sel")
+    near = np.linalg.norm(sel - trusted_mean, axis=1) < np.linalg.norm(sel - other_mean, axis=1)
+    assert np.array_equal(record.trusted_sel, near)
+    inner = ((fit[found.trusted] - trusted_mean) ** 2).sum(axis=1).mean()
+    assert record.stage_a["compactness"] == pytest.approx(-inner, rel=1e-4)
+    evidence = FeatureEvidence(
+        fit, sel, by_hand(prepared, ENCODER, "source_fit"), found, configuration.clusterer, "s1/0"
+    )
+    assert stage_a_proxies(evidence) == record.stage_a
+    assert set(record.stage_a) <= {name for name in PROXIES.names() if PROXIES.get(name).stage == "A"}
+
+
+def test_trained_scores_computed_again(
+    records: dict[str, UnitRecord], prepared: Prepared, backbone: str
+) -> None:
+    member = trained(backbone, score="both_centres")
+    record, configuration = records[member.key], Configuration.parse(member.configuration)
+    fit = by_hand(prepared, ENCODER, "target_fit")
+    assert configuration.clusterer is not None
+    found = configuration.clusterer(fit, generator("cluster", "s1", 0, configuration.trusted_key))
+    inputs = TrainingInputs(
+        arrays=prepared.setting_arrays("s1", configuration),
+        assignment=found,
+        recluster=None,
+        alignment=ALIGNMENTS.get("mmd")(),
+        purpose="s1",
+        seed=0,
+        image_size=32,
+    )
+    values = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
+    training = METHODS.get("cluster_align")(backbone=backbone, finetune="head", **values).start(inputs)
+    losses = [training.fit_epoch(), training.fit_epoch()]
+    assert record.epochs == [{"epoch": float(i), **loss} for i, loss in enumerate(losses, 1)]
+    target = training.embed("target_fit")[found.trusted]
+    reference = Reference(training.centre, training.embed("source_fit"), target)
+    expected = SCORES.get("both_centres")()(training.embed("test"), reference)
+    assert np.allclose(record.test, expected, rtol=1e-5)
+
+
+def test_oracle_supervision_trusts_the_true_normals(records: dict[str, UnitRecord], backbone: str) -> None:
+    record = records[trained(backbone, supervision="oracle").key]
+    assert np.array_equal(record.trusted_fit, NORMAL[ROWS["target_fit"]]) and record.stage_a == {}
+
+
+def test_one_training_without_target_serves_two_encoders(
+    records: dict[str, UnitRecord], prepared: Prepared, backbone: str
+) -> None:
+    """Each unit's trusted set is found in its own encoder's features, though the embeddings are shared."""
+    first = trained(backbone, alignment="none", score="knn")
+    second = trained(backbone, alignment="none", score="knn", encoder=OTHER)
+    keys = {Configuration.parse(member.configuration).embedding_key for member in (first, second)}
+    assert len(keys) == 1
+    for member, model in ((first, ENCODER), (second, OTHER)):
+        configuration = Configuration.parse(member.configuration)
+        assert configuration.clusterer is not None
+        draws = generator("cluster", "s1", 0, configuration.trusted_key)
+        expected = configuration.clusterer(by_hand(prepared, model, "target_fit"), draws)
+        assert np.array_equal(records[member.key].trusted_fit, expected.trusted)
+
+
+def test_seeds_differ_and_repeat(prepared: Prepared, backbone: str) -> None:
+    first, second = trained(backbone, seed=1), trained(backbone, seed=2)
+    one, again, other = (next(iter(run(prepared, [member]).values())) for member in (first, first, second))
+    assert equal(one, again) and not np.array_equal(one.test, other.test)
+
+
+def test_each_training_runs_once_and_says_its_epochs(
+    prepared: Prepared, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    method = METHODS.get("cluster_align")
+    real = method.start
+    monkeypatch.setattr(method, "start", lambda self, inputs: started.append(1) or real(self, inputs))
+    units = [trained(backbone, score=score) for score in SCORES.names()]
+    group = GroupRun(prepared, units)
+    assert [len(members) for members in group.trainings()] == [len(units)]
+    steps = list(group.run(units))
+    assert len(started) == 1 and [step.epoch for step in steps] == [1, 2, 0]
+    assert all(set(step.losses) == {"loss", "loss_dsvdd", "loss_align"} for step in steps[:2])
+    assert [len(step.finished) for step in steps] == [0, 0, len(units)]
+
+
+def test_a_failing_training_fails_its_own_units_alone(prepared: Prepared, backbone: str) -> None:
+    broken = [trained(backbone, learning_rate=1e30, score=score) for score in ("knn", "source_centre")]
+    too_many = unit(alignment="identity", clusterer="kmeans", k=31, score="knn")
+    good = [trained(backbone), unit(alignment="identity", clusterer="all", score="knn")]
+    found = run(prepared, [broken[0], good[0], too_many, broken[1], good[1]])
+    assert len(found) == 5
+    for member in good:
+        assert found[member.key].state == "done"
+    for member in broken:
+        record = found[member.key]
+        assert record.state == "failed" and record.test.size == 0 and record.epochs == []
+        assert record.error is not None
+        assert record.error.startswith("Traceback") and "NonFinite" in record.error
+        assert record.config == member.configuration and record.normal_class == "3"
+    error = found[too_many.key].error
+    assert error is not None and "k = 31" in error
+
+
+def test_a_failing_score_fails_its_unit_alone(
+    prepared: Prepared, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, embeddings: np.ndarray, reference: Reference) -> np.ndarray:
+        return np.full(len(embeddings), np.nan)
+
+    monkeypatch.setattr(SCORES.get("knn"), "__call__", broken)
+    bad, good = trained(backbone), trained(backbone, score="source_centre")
+    found = run(prepared, [bad, good])
+    assert found[good.key].state == "done"
+    error = found[bad.key].error
+    assert found[bad.key].state == "failed" and error is not None and "not all finite" in error
+
+
+def test_interrupts_are_not_swallowed(
+    prepared: Prepared, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: object, inputs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(METHODS.get("cluster_align"), "start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(prepared, [trained(backbone)])
+
+
+def test_an_undefined_proxy_is_absent(prepared: Prepared, backbone: str) -> None:
+    record = next(iter(run(prepared, [unit(alignment="identity", clusterer="all", score="knn")]).values()))
+    assert "dominant_silhouette" not in record.stage_a, "one cluster has no silhouette"
+    assert record.stage_a and canonical_json(record.stage_a)
+
+
+def test_diagnostics_by_hand(records: dict[str, UnitRecord], prepared: Prepared) -> None:
+    record = records[unit(alignment="identity", score="source_centre").key]
+    sel = by_hand(prepared, ENCODER, "target_sel").astype(float)
+    values = np.sqrt(np.maximum(np.linalg.eigvalsh(np.cov(sel.T)), 0))
+    share = values[values > 1e-9] / values.sum()
+    rank = np.exp(-(share * np.log(share)).sum())
+    assert record.diagnostics["effective_rank"] == pytest.approx(rank, rel=1e-3)
+    distance = record.target_sel
+    variation = distance.std() / distance.mean()
+    assert record.diagnostics["score_variation"] == pytest.approx(variation, rel=1e-3)
+
+
+def test_parts_are_all_there(prepared: Prepared, backbone: str) -> None:
+    configuration = Configuration.parse(trained(backbone).configuration)
+    arrays = prepared.setting_arrays("s1", configuration)
+    assert set(arrays.features) == set(arrays.inputs) == set(PARTS)
+    alone = Configuration.parse(trained(backbone, alignment="none", score="source_centre").configuration)
+    assert prepared.setting_arrays("s1", alone).features == {}
+    pseudo = prepared.arrays[ArrayName("features", ENCODER, "mnist", True)]
+    assert np.array_equal(arrays.features["pseudo"].all(), pseudo[:10])
+    assert replace(prepared, image_size=64).image_size == 64
