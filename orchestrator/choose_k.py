@@ -21,6 +21,7 @@ from trainables.configuration import Configuration
 from trainables.data.unlabelled import folder_domain
 from trainables.encoders.base import encode_domain
 from trainables.errors import TwofoldError
+from trainables.memory import keep_freed_memory
 from trainables.seeding import generator, unit_interval
 
 FIT_SHARE = 0.7
@@ -50,6 +51,7 @@ def recommend(
     Raises:
         TwofoldError: the folder has too few images, or one cannot be read.
     """
+    keep_freed_memory()
     domain = folder_domain(folder)
     features = encode_domain(domain, encoder, image_size, ArrayCache(cache))
     held_out = np.array([unit_interval("choose-k", image) >= FIT_SHARE for image in domain.ids])

@@ -117,8 +117,8 @@ class UnitRecord:
 class Ledger:
     """Unit records of one sweep under ``folder/units``.
 
-    A record is an Arrow stream of one row with its checksum behind it, written by temp file, fsync and rename.
-    A damaged file counts as missing, and its unit runs again.
+    A record is an Arrow stream of one row with its checksum behind it, written by temp file, fsync and
+    rename. A damaged file counts as missing, and its unit runs again.
     """
 
     def __init__(self, folder: Path) -> None:

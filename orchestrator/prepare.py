@@ -22,6 +22,7 @@ from trainables.data.base import Dataset, build_dataset
 from trainables.data.settings_file import read_settings
 from trainables.encoders.base import encode_domain
 from trainables.errors import TwofoldError
+from trainables.memory import keep_freed_memory
 from trainables.methods.base import Part, Rows, SettingArrays
 from trainables.seeding import canonical_json, stable_hash
 from trainables.types import ImageDomain, Setting
@@ -187,6 +188,7 @@ def prepare(config: SweepConfig, grid: Grid, settings: Sequence[Setting]) -> Pre
     Raises:
         TwofoldError: an image or a checkpoint cannot be read, or the cache cannot be written.
     """
+    keep_freed_memory()
     dataset = open_dataset(config)
     cache = ArrayCache(config.cache)
     domains = _domains(dataset, settings)

@@ -15,6 +15,7 @@ from orchestrator.group import GroupRun, Progress
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.plan import Unit
 from orchestrator.prepare import Prepared
+from trainables.memory import keep_freed_memory
 
 MAX_ATTEMPTS = 2
 
@@ -36,6 +37,7 @@ class UnitGroup(tune.Trainable):
     ) -> None:
         """Load the shared arrays and start on group ``config["group"]``."""
         assert prepared is not None
+        keep_freed_memory()
         torch.set_num_threads(threads)
         threadpool_limits(threads)
         self._prepared = prepared

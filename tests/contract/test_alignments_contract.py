@@ -32,7 +32,9 @@ def unit(rows: int, seed: int, e: int = 4) -> torch.Tensor:
 
 
 def batch(b: int = 5, m: int = 4, seed: int = 0, trusted: int | None = None) -> Batch:
-    return Batch(unit(b, seed), unit(trusted or b, seed + 1), unit(m, seed + 2), unit(3, seed + 3).mean(dim=0))
+    return Batch(
+        unit(b, seed), unit(trusted or b, seed + 1), unit(m, seed + 2), unit(3, seed + 3).mean(dim=0)
+    )
 
 
 def contrastive_by_loops(rows: Batch, tau: float, negatives: str) -> float:

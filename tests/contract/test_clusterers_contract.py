@@ -20,6 +20,7 @@ from trainables.clusterers.base import (
     trusted_among,
     trusted_assignment,
 )
+from trainables.clusterers.spherical_kmeans import STARTS, _lloyd
 from trainables.errors import NonFinite, TwofoldError
 from trainables.seeding import generator
 from trainables.types import Assignment
@@ -159,7 +160,7 @@ def test_too_few_images_name_k_and_their_number(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITH_K)
 def test_duplicates_are_refused(name: str) -> None:
-    with pytest.raises(TwofoldError, match="k = 3.* only 2 distinct"):
+    with pytest.raises(TwofoldError, match=r"k = 3.* only 2 distinct"):
         build(name, k=3)(np.repeat(np.eye(2), 10, axis=0), rng())
 
 
@@ -233,6 +234,16 @@ def test_spherical_kmeans_cannot_be_improved_by_moving_one_image() -> None:
     assert best > max(spherical_objective(features, random.integers(3, size=24)) for _ in range(200))
 
 
+def test_spherical_kmeans_keeps_the_best_of_its_starts() -> None:
+    features = np.random.default_rng(12).normal(size=(60, 4))
+    directions, draws = features / np.linalg.norm(features, axis=1, keepdims=True), rng()
+    runs = [_lloyd(directions, 6, int(draws.integers(2**31)))[1] for _ in range(STARTS)]
+    values = [spherical_objective(features, labels) for labels in runs]
+    assert min(values) < max(values) - 0.1
+    found = build("spherical_kmeans", k=6)(features, rng()).labels
+    assert spherical_objective(features, found) == pytest.approx(max(values))
+
+
 def test_spherical_kmeans_ignores_length() -> None:
     lengths = np.random.default_rng(7).uniform(0.1, 10, size=(70, 1))
     plain, scaled = blobs(), blobs() * lengths
@@ -277,7 +288,12 @@ def test_all_is_one_cluster() -> None:
 
 
 def test_equal_clusters_give_the_lowest_index() -> None:
-    assert dominant_assignment(np.eye(4), np.array([1, 0, 1, 0])).trusted.tolist() == [False, True, False, True]
+    assert dominant_assignment(np.eye(4), np.array([1, 0, 1, 0])).trusted.tolist() == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=30), st.floats(0.01, 1))

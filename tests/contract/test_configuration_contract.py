@@ -23,9 +23,7 @@ from trainables.errors import TwofoldError, UnknownName
 from trainables.seeding import canonical_json
 
 ENTRIES = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
-FIELDS = [
-    (kind, name, field) for kind, name in ENTRIES for field in REGISTRIES[kind].get(name).model_fields
-]
+FIELDS = [(kind, name, field) for kind, name in ENTRIES for field in REGISTRIES[kind].get(name).model_fields]
 
 
 def valid_values(kind: str, name: str, field: str) -> list[Any]:
@@ -85,7 +83,10 @@ def test_canonical_form_is_a_fixed_point(flat: dict[str, Any]) -> None:
     again = Configuration.parse(json.loads(canonical_json(canonical)))
     assert again == configuration
     assert canonical_json(again.as_dict()) == canonical_json(canonical)
-    assert (again.embedding_key, again.trusted_key) == (configuration.embedding_key, configuration.trusted_key)
+    assert (again.embedding_key, again.trusted_key) == (
+        configuration.embedding_key,
+        configuration.trusted_key,
+    )
     assert {**canonical, **flat}.keys() <= known_keys().keys()
 
 

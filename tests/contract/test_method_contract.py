@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,10 @@ def inputs(
     if change is not None:
         arrays = {part: change(part, x) for part, x in arrays.items()}
     # Rows stand in another order, among others that are not theirs.
-    rows = {part: Rows(np.concatenate([x[:2], x[::-1]]), np.arange(len(x) + 1, 1, -1)) for part, x in arrays.items()}
+    rows = {
+        part: Rows(np.concatenate([x[:2], x[::-1]]), np.arange(len(x) + 1, 1, -1))
+        for part, x in arrays.items()
+    }
     features = {part: Rows(x.reshape(len(x), -1)[:, :8].astype(np.float32), np.arange(len(x)))
                 for part, x in arrays.items()}  # fmt: skip
     assignment = trusted_assignment(features["target_fit"].all(), TRUSTED)
@@ -257,9 +259,7 @@ def test_divergence_names_the_epoch_and_the_remedy(backbone: str) -> None:
         fit(training, 3)
 
 
-def test_non_finite_loss_is_caught_before_the_step(
-    backbone: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_non_finite_loss_is_caught_before_the_step(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     training = start(backbone, inputs("positive"))
     assert isinstance(training, _Training)
     before = [p.detach().clone() for p in training._tail.parameters()]
@@ -274,7 +274,7 @@ def test_non_finite_loss_is_caught_before_the_step(
 def test_a_batch_without_negatives_never_reaches_the_loss(negatives: str, backbone: str) -> None:
     given = inputs("contrastive", negatives=negatives)
     everyone = trusted_assignment(given.arrays.features["target_fit"].all(), np.ones(12, dtype=bool))
-    with pytest.raises(TwofoldError, match="outside the trusted set.*in_batch"):
+    with pytest.raises(TwofoldError, match=r"outside the trusted set.*in_batch"):
         start(backbone, replace(given, assignment=everyone)).fit_epoch()
     # A single image outside is drawn again and again.
     one = trusted_assignment(given.arrays.features["target_fit"].all(), np.arange(12) < 11)

@@ -39,9 +39,7 @@ def test_expected_scores_are_found() -> None:
 @pytest.mark.parametrize("name", NAMES)
 @given(seed=st.integers(0, 10_000), trusted=st.integers(2, 40), n=st.integers(1, 20), e=st.integers(2, 40))
 @settings(max_examples=15)
-def test_one_finite_non_negative_number_per_image(
-    name: str, seed: int, trusted: int, n: int, e: int
-) -> None:
+def test_one_finite_non_negative_number_per_image(name: str, seed: int, trusted: int, n: int, e: int) -> None:
     scores = build(name)(unit(n, seed + 2, e), reference(seed, trusted, e))
     assert scores.shape == (n,)
     assert np.isfinite(scores).all() and (scores >= 0).all()

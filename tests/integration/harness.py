@@ -28,6 +28,7 @@ from orchestrator.pipeline import make_plan
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = REPOSITORY / "search_spaces" / "digits_small.yaml"
+COMPONENTS = Path(__file__).with_name("components")
 TWOFOLD = Path(sys.executable).with_name("twofold")
 MLFLOW = Path(sys.executable).with_name("mlflow")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -217,3 +218,41 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         if time.monotonic() > end:
             raise TimeoutError(f"nothing happened for {seconds:.0f} s")
         time.sleep(0.1)
+
+
+_EXTENSION = """
+import sys
+from importlib.machinery import PathFinder
+
+class Extended:
+    def find_spec(name, path=None, target=None):
+        if name != "trainables.alignments":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        spec.submodule_search_locations.append({folder!r})
+        return spec
+
+sys.meta_path.insert(0, Extended)
+"""
+
+
+def with_faults(folder: Path) -> dict[str, str]:
+    """Environment in which every Python process finds the alignment of ``components/faulty.py``.
+
+    Python imports ``sitecustomize`` at its start; this one adds a folder to the package that the registry
+    searches, so that production code needs no hook.
+    """
+    folder.mkdir(parents=True)
+    (folder / "sitecustomize.py").write_text(_EXTENSION.format(folder=str(COMPONENTS)))
+    return {"PYTHONPATH": str(folder), "TWOFOLD_TEST_FAULTS": str(folder)}
+
+
+def processes_with(marker: str) -> list[int]:
+    """Ids of the processes whose environment holds ``marker``: a sweep and everything it started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if marker.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+    return found

@@ -1,4 +1,4 @@
-"""The main job: one record a unit, nothing twice, no label in the choice, equal results on 1 and 2 workers."""
+"""The main job: one record a unit, nothing twice, no label in the choice, equal on one and two workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One group of units, end to end on small arrays: failures stay where they are, results never depend on it."""
+"""One group of units, end to end on small arrays: failures stay where they are."""
 
 from __future__ import annotations
 
@@ -154,8 +154,8 @@ def test_every_unit_gets_a_whole_record(
         assert bool(record.stage_a) == (configuration.clusterer is not None)
         epochs = configuration.method.epochs if configuration.method else 0
         assert [entry["epoch"] for entry in record.epochs] == list(range(1, epochs + 1))
-        assert {f"{name}{end}" for name in ("effective_rank", "score_variation") for end in ("", "_initial")} \
-            == set(record.diagnostics)  # fmt: skip
+        names = ("effective_rank", "score_variation")
+        assert set(record.diagnostics) == {f"{name}{end}" for name in names for end in ("", "_initial")}
         ledger.write(record)
         stored = ledger.read(member.key)
         assert stored is not None and equal(stored, record)
@@ -197,9 +197,7 @@ def test_frozen_scores_computed_again(records: dict[str, UnitRecord], prepared: 
         assert np.allclose(getattr(found, part), nearest.mean(axis=1), atol=1e-4)
 
 
-def test_trusted_set_and_proxies_computed_again(
-    records: dict[str, UnitRecord], prepared: Prepared
-) -> None:
+def test_trusted_set_and_proxies_computed_again(records: dict[str, UnitRecord], prepared: Prepared) -> None:
     member = unit(alignment="identity", clusterer="kmeans", k=2, score="knn")
     record, configuration = records[member.key], Configuration.parse(member.configuration)
     assert configuration.clusterer is not None

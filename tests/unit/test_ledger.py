@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,7 @@ def test_opening_twice_keeps_what_is_there(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(TwofoldError, match="cannot write the output folder .*file/run.*Set `output:`"):
+    with pytest.raises(TwofoldError, match=r"cannot write the output folder .*file/run.*Set `output:`"):
         Ledger(file / "run").open()
 
 
@@ -236,7 +236,7 @@ def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytes
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(TwofoldError, match="cannot write .*Permission denied"):
+    with pytest.raises(TwofoldError, match=r"cannot write .*Permission denied"):
         Ledger(tmp_path).open()
 
 

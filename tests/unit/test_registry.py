@@ -37,7 +37,9 @@ def test_a_name_is_used_once() -> None:
 
 
 def test_unknown_name_says_which_are_known_and_near() -> None:
-    with pytest.raises(UnknownName, match="unknown idea 'secund'. Did you mean 'second'\\? Known: first, second"):
+    with pytest.raises(
+        UnknownName, match=r"unknown idea 'secund'. Did you mean 'second'\? Known: first, second"
+    ):
         filled().get("secund")
     with pytest.raises(UnknownName) as error:
         filled().get("xyz")

@@ -49,7 +49,7 @@ class _Training(Training):
         backbone = build_backbone(
             method.backbone, method.finetune, method.embedding_dim, inputs.image_size, seed=seed
         )
-        self._tail = backbone.tail.to(self._device)
+        self._tail = backbone.tail.to(self._device, memory_format=torch.channels_last)
         self._optimiser = torch.optim.Adam(self._tail.parameters(), lr=method.learning_rate)
         self._epoch = 0
         self.assignment = inputs.assignment
@@ -140,7 +140,7 @@ class _Training(Training):
             for part, rows in zip(parts, positions, strict=True)
         ]
         embeddings = self._forward(torch.cat(inputs), "a batch")
-        source, trusted, negatives = embeddings.split([len(rows) for rows in positions])
+        source, trusted, negatives = torch.split(embeddings, [len(rows) for rows in positions])
         batch = Batch(source, trusted, negatives, self._centre)
         dsvdd = (batch.source - batch.centre).square().sum(dim=1).mean()
         align = self._inputs.alignment(batch)
@@ -161,7 +161,9 @@ class _Training(Training):
         return embeddings
 
     def _tensor(self, rows: Rows, positions: np.ndarray | slice) -> torch.Tensor:
-        return torch.from_numpy(rows.take(positions)).to(self._device)
+        tensor = torch.from_numpy(rows.take(positions)).to(self._device)
+        is_map = tensor.ndim == 4 and tensor.is_floating_point()
+        return tensor.contiguous(memory_format=torch.channels_last) if is_map else tensor
 
 
 def _draw(pool: np.ndarray, steps: int, size: int, draws: np.random.Generator) -> list[np.ndarray]:
