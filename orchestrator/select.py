@@ -99,6 +99,23 @@ class Ranking:
     wins: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What is chosen and how far to trust it.
+
+    Attributes:
+        chosen: position of the candidate.
+        share: share of resamples in which the leader of the race clearly beats the default.
+        trust: high, medium or low.
+        reason: one sentence.
+    """
+
+    chosen: int
+    share: float
+    trust: str
+    reason: str
+
+
 def select_folder(folder: Path, sweep: str, default: Mapping[str, Any]) -> Path:
     """Choose for every setting of a sweep and write ``selection.json``; return its path.
 
@@ -109,11 +126,8 @@ def select_folder(folder: Path, sweep: str, default: Mapping[str, Any]) -> Path:
     settings: dict[str, list[UnitRecord]] = defaultdict(list)
     for row in read_units(folder / "units.parquet"):
         settings[row["setting"]].append(UnitRecord.from_row(row))
-    choices = [
-        choose(records, default, chooser)
-        for records in settings.values()
-        if any(record.state == "done" for record in records)
-    ]
+    gathered = [gather_candidates(records, chooser) for records in settings.values()]
+    choices = [choose(candidates, default, chooser) for candidates in gathered if candidates]
     if not choices:
         raise TwofoldError(f"no unit of {folder} finished, so there is nothing to choose from")
     content = {
@@ -132,31 +146,31 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def choose(records: Sequence[UnitRecord], default: Mapping[str, Any], chooser: Chooser) -> dict[str, Any]:
+def choose(candidates: Sequence[Candidate], default: Mapping[str, Any], chooser: Chooser) -> dict[str, Any]:
     """The choice for one setting, with everything that led to it, as in ``selection.json``.
 
     Args:
-        records: the setting's units, at least one of them finished.
+        candidates: what there is to choose from, at least one.
         default: canonical configuration that is kept unless another one convinces.
         chooser: constants.
     """
-    candidates = gather_candidates(records, chooser)
     position = _position(candidates, default)
     table, kept = _stage_a(candidates, position, chooser)
     ranking = _stage_b(candidates, position, chooser)
     order = sorted(range(len(candidates)), key=lambda i: (ranking.ranks[i], candidates[i].key))
     open_ = [i for i in order if not candidates[i].gates and candidates[i].trusted in kept]
-    chosen, share = _decide(open_, order, position, ranking, chooser)
+    verdict = _decide(candidates, open_, order, position, ranking, chooser)
+    record = candidates[0].records[0]
     return {
-        "setting": records[0].setting,
-        "task": records[0].task,
-        "chosen": candidates[chosen].key,
-        "config": candidates[chosen].config,
+        "setting": record.setting,
+        "task": record.task,
+        "chosen": candidates[verdict.chosen].key,
+        "config": candidates[verdict.chosen].config,
         "default": None if position is None else candidates[position].key,
-        "kept_default": chosen == position,
-        "win_share": round(share, 4),
-        "trust": _trust(share, chosen == position),
-        "reason": _reason(candidates, open_, chosen, position, share, chooser),
+        "kept_default": verdict.chosen == position,
+        "win_share": round(verdict.share, 4),
+        "trust": verdict.trust,
+        "reason": verdict.reason,
         "compactness_pick": _compactness_pick(candidates),
         "stage_a": table,
         "ranking": [_entry(candidates[i], ranking, i) for i in order],
@@ -165,13 +179,13 @@ def choose(records: Sequence[UnitRecord], default: Mapping[str, Any], chooser: C
 
 
 def gather_candidates(records: Sequence[UnitRecord], chooser: Chooser) -> list[Candidate]:
-    """Finished configurations that used no label, in the order of their keys' first appearance."""
+    """Finished configurations that used no label, sorted, so that the order of the records has no say."""
     by_config: dict[str, list[UnitRecord]] = defaultdict(list)
     for record in records:
         if record.state == "done":
             by_config[canonical_json(record.config)].append(record)
     candidates = []
-    for same in by_config.values():
+    for _, same in sorted(by_config.items()):
         configuration = Configuration.parse(same[0].config)
         if not configuration.supervision.needs_labels:
             ordered = tuple(sorted(same, key=lambda record: record.seed))
@@ -212,7 +226,11 @@ def _stage_a(
     candidates: Sequence[Candidate], default: int | None, chooser: Chooser
 ) -> tuple[list[dict[str, Any]], set[str]]:
     """Rank the trusted sets; return the table, best first, and those that stay in the race."""
-    trusted = {c.trusted: _mean_proxies(c) for c in candidates if c.trusted}
+    records: dict[str, list[UnitRecord]] = defaultdict(list)
+    for candidate in candidates:
+        if candidate.trusted:
+            records[candidate.trusted].extend(candidate.records)
+    trusted = {name: _mean_proxies(same) for name, same in records.items()}
     names = list(trusted)
     ranks = mean_ranks([trusted[name] for name in names], chooser.stage_a)
     order = sorted(range(len(names)), key=lambda i: (ranks[i], names[i]))
@@ -226,12 +244,10 @@ def _stage_a(
     return table, kept
 
 
-def _mean_proxies(candidate: Candidate) -> dict[str, float]:
-    """Stage-A proxies of a candidate's trusted set, averaged over its seeds."""
-    names = set.intersection(*(set(record.stage_a) for record in candidate.records))
-    return {
-        name: float(np.mean([record.stage_a[name] for record in candidate.records])) for name in sorted(names)
-    }
+def _mean_proxies(records: Sequence[UnitRecord]) -> dict[str, float]:
+    """Stage-A proxies that all records of one trusted set have, averaged."""
+    names = set.intersection(*(set(record.stage_a) for record in records))
+    return {name: float(np.mean([record.stage_a[name] for record in records])) for name in sorted(names)}
 
 
 def mean_ranks(values: Sequence[Mapping[str, float]], names: Sequence[str]) -> np.ndarray:
@@ -267,26 +283,40 @@ def _stage_b(candidates: Sequence[Candidate], default: int | None, chooser: Choo
 def _score_proxies(
     candidates: Sequence[Candidate], sample: np.ndarray, names: Sequence[str]
 ) -> list[dict[str, float]]:
-    """Stage-B proxies of every candidate on the T_sel images ``sample``, averaged over seeds."""
-    seeds = min(len(candidate.records) for candidate in candidates)
-    collected: list[dict[str, list[float]]] = [defaultdict(list) for _ in candidates]
-    for seed in range(seeds):
-        records = [candidate.records[seed] for candidate in candidates]
-        scores = np.stack([record.target_sel[sample] for record in records])
-        agreement = consensus_matrix(scores)
-        for i, record in enumerate(records):
-            evidence = _evidence(record, sample)
-            for name in names:
-                try:
-                    value = (
-                        float((agreement[i].sum() - 1) / max(len(records) - 1, 1))
-                        if name == CONSENSUS
-                        else evaluate(PROXIES.get(name)(), evidence)
-                    )
-                except UndefinedScore:
-                    continue
-                collected[i][name].append(value)
-    return [{k: float(np.mean(v)) for k, v in values.items() if len(v) == seeds} for values in collected]
+    """Stage-B proxies of every candidate on the T_sel images ``sample``, averaged over its seeds.
+
+    A proxy that is undefined for one of the seeds is undefined.
+    """
+    values: list[list[dict[str, float]]] = [[] for _ in candidates]
+    for seed in sorted({record.seed for candidate in candidates for record in candidate.records}):
+        same = [(i, r) for i, c in enumerate(candidates) for r in c.records if r.seed == seed]
+        scores = np.stack([record.target_sel[sample] for _, record in same])
+        agreement = (consensus_matrix(scores).sum(axis=1) - 1) / max(len(same) - 1, 1)
+        for (i, record), consensus in zip(same, agreement, strict=True):
+            values[i].append(_unit_proxies(record, sample, names, float(consensus)))
+    return [
+        {
+            name: float(np.mean([seed[name] for seed in seeds]))
+            for name in names
+            if all(name in s for s in seeds)
+        }
+        for seeds in values
+    ]
+
+
+def _unit_proxies(
+    record: UnitRecord, sample: np.ndarray, names: Sequence[str], consensus: float
+) -> dict[str, float]:
+    """Stage-B proxies of one unit that are defined; the consensus with its peers is given."""
+    evidence = _evidence(record, sample)
+    values = {CONSENSUS: consensus} if CONSENSUS in names else {}
+    for name in names:
+        if name != CONSENSUS:
+            try:
+                values[name] = evaluate(PROXIES.get(name)(), evidence)
+            except UndefinedScore:
+                continue
+    return values
 
 
 def _evidence(record: UnitRecord, sample: np.ndarray) -> ScoreEvidence:
@@ -302,53 +332,46 @@ def _evidence(record: UnitRecord, sample: np.ndarray) -> ScoreEvidence:
 
 
 def _decide(
-    open_: Sequence[int], order: Sequence[int], default: int | None, ranking: Ranking, chooser: Chooser
-) -> tuple[int, float]:
-    """The chosen candidate, and the share of resamples in which the leader of the race beats the default."""
-    if not open_:
-        return (order[0] if default is None else default), 0.0
-    leader = open_[0]
-    if default is None or leader == default:
-        return leader, 1.0
-    share = float(ranking.wins[leader])
-    return (leader if share >= chooser.convinced else default), share
-
-
-def _trust(share: float, kept: bool) -> str:
-    """How clearly the resamples speak for the choice: for the leader, or against leaving the default."""
-    support = share if not kept or share == 1.0 else 1 - share
-    return "high" if support >= 0.9 else "medium" if support >= 0.6 else "low"
-
-
-def _reason(
     candidates: Sequence[Candidate],
     open_: Sequence[int],
-    chosen: int,
+    order: Sequence[int],
     default: int | None,
-    share: float,
+    ranking: Ranking,
     chooser: Chooser,
-) -> str:
-    """The choice in one sentence."""
+) -> Verdict:
+    """Leave the default for the leader of the race only where the resamples speak clearly for it."""
     if not open_:
-        return "no configuration passes the gates, so this one is kept without support"
-    leader = open_[0]
-    if chosen != default:
-        wins = f"clearly beats the default in {share:.0%} of the resamples of T_sel"
-        return f"first by mean rank of {', '.join(chooser.stage_b)}, and {wins}"
+        chosen = order[0] if default is None else default
+        return Verdict(chosen, 0.0, "low", "every configuration fails a gate, so nothing supports this one")
+    leader, ranked = open_[0], f"first by mean rank of {', '.join(chooser.stage_b)}"
+    if default is None:
+        return Verdict(leader, 0.0, "low", f"{ranked}; the default did not finish, so it is not compared")
+    if candidates[default].gates:
+        gates = ", ".join(candidates[default].gates)
+        return Verdict(leader, 0.0, "low", f"{ranked}; the default fails the gate {gates}")
     if leader == default:
-        return "the default is also first by mean rank"
-    return (
+        return Verdict(leader, 1.0, "high", f"the default is also {ranked}")
+    share = float(ranking.wins[leader])
+    if share >= chooser.convinced:
+        reason = f"{ranked}, and clearly beats the default in {share:.0%} of the resamples of T_sel"
+        return Verdict(leader, share, _trust(share), reason)
+    reason = (
         f"the default is kept: {describe(candidates[leader].config)} ranks first, but clearly beats it in "
         f"{share:.0%} of the resamples of T_sel, and {chooser.convinced:.0%} are asked for"
     )
+    return Verdict(default, share, _trust(1 - share), reason)
+
+
+def _trust(support: float) -> str:
+    """How clearly the resamples speak for a choice, from the share of them that does."""
+    return "high" if support >= 0.9 else "medium" if support >= 0.6 else "low"
 
 
 def _compactness_pick(candidates: Sequence[Candidate]) -> str | None:
-    """What raw compactness of the dominant cluster would choose; ties go to the first key."""
-    defined = [c for c in candidates if "compactness" in _mean_proxies(c)]
-    if not defined:
-        return None
-    return max(defined, key=lambda c: (_mean_proxies(c)["compactness"], c.key)).key
+    """What raw compactness of the trusted set would choose; of the units that share it, the first key."""
+    values = {c.key: _mean_proxies(c.records).get("compactness") for c in candidates}
+    defined = {key: value for key, value in values.items() if value is not None}
+    return min(defined, key=lambda key: (-defined[key], key)) if defined else None
 
 
 def _entry(candidate: Candidate, ranking: Ranking, i: int) -> dict[str, Any]:

@@ -104,14 +104,19 @@ class Configuration:
 
     def as_dict(self) -> dict[str, Any]:
         """The canonical flat mapping: every name this configuration uses, JSON-safe."""
-        components = (self.clusterer, self.alignment, self.method, self.score)
-        values = {k: v for part in components if part is not None for k, v in part.model_dump().items()}
-        return {**dict(self.names), **values}
+        clusterer = self.clusterer.used() if self.clusterer else {}
+        return {
+            **dict(self.names),
+            **clusterer,
+            **self.alignment.used(),
+            **self._training,
+            **self.score.used(),
+        }
 
     @property
     def trusted_key(self) -> str:
         """Equal for configurations that trust the same target images."""
-        clusterer = self.clusterer.model_dump() if self.clusterer else {}
+        clusterer = self.clusterer.used() if self.clusterer else {}
         names = dict(self.names)
         return stable_hash(
             [names["supervision"], names.get("encoder"), names.get("clusterer"), clusterer, self._own_space]
@@ -120,9 +125,9 @@ class Configuration:
     @property
     def embedding_key(self) -> str:
         """Equal for configurations that share one training and differ in the score alone."""
-        method = self.method.model_dump() if self.method else self.encoder
+        method = self._training if self.method else self.encoder
         trusted = self.trusted_key if self.alignment.uses_trusted else None
-        return stable_hash([dict(self.names)["alignment"], self.alignment.model_dump(), method, trusted])
+        return stable_hash([dict(self.names)["alignment"], self.alignment.used(), method, trusted])
 
     @property
     def reclusters(self) -> bool:
@@ -131,7 +136,17 @@ class Configuration:
 
     @property
     def _own_space(self) -> Any:
-        return self.method.model_dump() if self.encoder == "backbone" and self.method else None
+        return self._training if self.encoder == "backbone" else None
+
+    @property
+    def _training(self) -> dict[str, Any]:
+        """Hyperparameters of the training; without an alignment loss its weight has no effect."""
+        used = self.method.used() if self.method else {}
+        return {name: value for name, value in used.items() if self._aligns or name != "lambda_align"}
+
+    @property
+    def _aligns(self) -> bool:
+        return self.alignment.uses_trusted
 
     def _check(self) -> None:
         names = dict(self.names)

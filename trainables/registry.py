@@ -27,6 +27,10 @@ class Component(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def used(self) -> dict[str, Any]:
+        """The hyperparameters that have an effect, given the others: by default all of them."""
+        return self.model_dump()
+
 
 class Registry(Generic[T]):
     """Names -> classes of one kind (``clusterer``, ``alignment``, ...), filled by decorators.

@@ -167,6 +167,7 @@ def write_space(path: Path, cache: Path, **changes: Any) -> Path:
         "output": str(path.parent),
         "cache": str(cache),
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({**content, **changes}, allow_unicode=True))
     return path
 
@@ -247,12 +248,15 @@ def with_faults(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder), "TWOFOLD_TEST_FAULTS": str(folder)}
 
 
-def processes_with(marker: str) -> list[int]:
-    """Ids of the processes whose environment holds ``marker``: a sweep and everything it started."""
+def processes_with(marker: str, but: tuple[bytes, ...] = ()) -> list[int]:
+    """Ids of the processes whose environment holds ``marker``: a sweep and everything it started.
+
+    Those whose command line starts with one of ``but`` are left out.
+    """
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if marker.encode() in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            environment, command = ((entry / name).read_bytes() for name in ("environ", "cmdline"))
+            if marker.encode() in environment and not command.startswith(but):
+                found.append(int(entry.name))
     return found

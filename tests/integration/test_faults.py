@@ -62,10 +62,10 @@ def faulty(
     space = write_space(
         folder / "faults.yaml",
         cache,
-        data=folder_data(root, classes=["plain bar", "Größe"], contamination=[0.2]),
+        data=folder_data(root, classes=["plain bar"], anomaly_classes=["Größe"]),
         space=[
             {"alignment": "faulty", "clusterer": "all", "fault": list(FAULTS), "score": list(SCORES)},
-            {"alignment": "positive", "clusterer": "all", "learning_rate": 1e39, "score": "knn"},
+            {"alignment": "positive", "clusterer": "all", "learning_rate": 1e30, "score": "knn"},
         ],
         resources={"workers": 1},
     )
@@ -76,7 +76,7 @@ def faulty(
 @pytest.mark.usefixtures("faulty")
 def test_every_unit_of_a_faulty_sweep_has_one_record(faulty: Any) -> None:
     folder, done, ended, _ = faulty
-    assert len(ended) == 2 * (len(FAULTS) * len(SCORES) + 2)
+    assert len(ended) == len(FAULTS) * len(SCORES) + 2
     assert done.code == 1 and "Traceback" not in done.output
     failed = sum(record.state == "failed" for record in ended.values())
     assert f"{failed} units failed" in done.message and f"twofold retry {folder}" in done.message
@@ -98,7 +98,7 @@ def test_a_fault_ends_the_units_that_share_its_training_alone(
     fault: str, error: str | None, faulty: Any
 ) -> None:
     ended = [record for record in faulty[2].values() if record.config.get("fault") == fault]
-    assert len(ended) == 2 * len(SCORES)
+    assert len(ended) == len(SCORES)
     for record in ended:
         if error is None:
             assert record.state == "done" and record.error is None and len(record.test)
@@ -110,10 +110,8 @@ def test_a_fault_ends_the_units_that_share_its_training_alone(
 
 
 def test_a_training_that_diverges_is_a_failure_and_not_a_result(faulty: Any) -> None:
-    diverged = [r for r in faulty[2].values() if r.config.get("learning_rate") == 1e39]
-    assert len(diverged) == 2
-    for record in diverged:
-        assert record.state == "failed" and "not finite" in str(record.error).lower()
+    (record,) = [record for record in faulty[2].values() if record.config.get("learning_rate") == 1e30]
+    assert record.state == "failed" and "Try a lower learning_rate" in str(record.error)
 
 
 def test_a_failed_unit_is_a_failed_run_and_never_chosen(faulty: Any) -> None:
@@ -134,14 +132,14 @@ def test_retry_runs_exactly_the_failed_units(faulty: Any) -> None:
     before = modified(good)
     called = {"PYTHONPATH": str(environment), "TWOFOLD_TEST_FAULTS": str(environment)}
     done = twofold("retry", folder, env=called)
-    # A learning rate without bounds is still one: these two fail again.
+    # A learning rate without bounds is still one: this unit fails again.
     assert done.code == 1
     assert f"{len(ended) - len(good)} failed units will run again" in done.message
-    assert f"{len(ended) - len(good) - 2}/" not in done.message and "2 units failed" in done.message
+    assert f"{len(ended) - len(good)} to run" in done.message and "1 units failed" in done.message
     assert modified(good) == before
     again = records(folder)
     assert {key for key, record in again.items() if record.state == "failed"} == {
-        key for key, record in ended.items() if record.config.get("learning_rate") == 1e39
+        key for key, record in ended.items() if record.config.get("learning_rate") == 1e30
     }
     assert {k: [{"done": "FINISHED", "failed": "FAILED"}[r.state]] for k, r in again.items()} == statuses(
         folder
@@ -149,13 +147,13 @@ def test_retry_runs_exactly_the_failed_units(faulty: Any) -> None:
 
 
 def test_a_sweep_in_which_everything_fails_says_so(ray_local: None, cache: Path, tmp_path: Path) -> None:
-    diverging = {"alignment": "positive", "clusterer": "all", "learning_rate": 1e39, "score": "knn"}
-    data = folder_data(draw_domains(tmp_path / "images"), classes=["plain bar", "Größe"])
+    diverging = {"alignment": "positive", "clusterer": "all", "learning_rate": 1e30, "score": "knn"}
+    data = folder_data(draw_domains(tmp_path / "images"), classes=["plain bar"], anomaly_classes=["Größe"])
     space = write_space(tmp_path / "lost.yaml", cache, data=data, default=diverging, space=[diverging])
     for _ in range(2):
         done = twofold_here("sweep", space)
         assert done.code == 1
-        assert "2 units failed" in done.message and "not finite" in done.message
+        assert "1 units failed" in done.message and "Try a lower learning_rate" in done.message
     assert {record.state for record in records(tmp_path / "lost").values()} == {"failed"}
 
 
@@ -171,51 +169,54 @@ def start(space: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for orphans in /proc")
+def end(sweep: subprocess.Popen[str], number: int, marker: str) -> tuple[str, float]:
+    """Send a signal to the driver; return its output, and the seconds until no worker was left.
+
+    After a SIGKILL, Ray's agents look for the rest of their cluster once a minute; nobody waits for them.
+    """
+    sent = time.monotonic()
+    os.kill(sweep.pid, number)
+    agents = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent") if number == signal.SIGKILL else ()
+    try:
+        wait_until(lambda: not processes_with(marker, but=agents), 60)
+        return sweep.communicate()[0], time.monotonic() - sent
+    finally:
+        for process in processes_with(marker):
+            os.kill(process, signal.SIGKILL)
+        sweep.wait(10)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 def test_an_interrupted_and_a_killed_sweep_are_completed_by_the_next_call(
     cache: Path, tmp_path: Path
 ) -> None:
-    data = folder_data(draw_domains(tmp_path / "images"), classes=["plain bar", "Größe"])
+    data = folder_data(draw_domains(tmp_path / "images"), classes=["plain bar"], anomaly_classes=["Größe"])
     slow = {"alignment": "faulty", "clusterer": "all", "fault": "slow", "score": list(SCORES)}
-    fixed = {"encoder": "efficientnet_lite0", "finetune": "head", "lambda_align": [0.5, 1.0, 1.5]}
+    trainings = {"lambda_align": [0.2, 0.4, 0.6, 0.8, 1.0, 1.2], "batch_size": 4}
     space = write_space(
-        tmp_path / "slow.yaml",
-        cache,
-        data=data,
-        fixed={key: value for key, value in fixed.items() if key != "lambda_align"},
-        space=[{**slow, "lambda_align": fixed["lambda_align"], "batch_size": 4}],
-        resources={"workers": 1},
+        tmp_path / "slow.yaml", cache, data=data, space=[{**slow, **trainings}], resources={"workers": 1}
     )
     environment = with_faults(tmp_path / "environment")
-    folder = tmp_path / "slow"
-    ends: list[tuple[int, float]] = []
+    marker, folder = str(tmp_path / "environment"), tmp_path / "slow"
     kept: dict[Path, int] = {}
-    for number, wanted in ((signal.SIGINT, 3), (signal.SIGKILL, 7)):
+    for number in (signal.SIGINT, signal.SIGKILL):
         sweep = start(space, environment)
         try:
-            wait_until(lambda wanted=wanted: len(records(folder)) >= wanted, 90)
-            assert len(processes_with(str(tmp_path / "environment"))) > 2
-            sent = time.monotonic()
-            os.kill(sweep.pid, number)
-            sweep.wait(40)
-            ends.append((sweep.returncode, time.monotonic() - sent))
-            wait_until(lambda: not processes_with(str(tmp_path / "environment")), 40)
+            wait_until(lambda: len(records(folder)) > len(kept), 90)  # noqa: B023
         finally:
-            for process in processes_with(str(tmp_path / "environment")):
-                os.kill(process, signal.SIGKILL)
-        output = sweep.communicate()[0]
-        if number == signal.SIGINT:
-            assert "The same command goes on" in output and "Traceback" not in output
+            output, seconds = end(sweep, number, marker)
+        assert sweep.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+        assert seconds < 30
+        assert "Traceback" not in output
+        assert ("The same command goes on" in output) == (number == signal.SIGINT)
         assert modified(list(kept)) == kept
         kept = modified([folder / "units" / f"{key}.arrow" for key in records(folder)])
-    assert [code for code, _ in ends] == [130, -signal.SIGKILL]
-    assert max(seconds for _, seconds in ends) < 30
-    missing = 14 - len(kept)
-    assert 0 < missing < 10
+    missing = 13 - len(kept)
+    assert missing > 0
     (tmp_path / "environment" / "mended").touch()
     done = twofold("sweep", space, env=environment)
     assert done.code == 0 and f"{len(kept)} recorded, {missing} to run" in done.output
     assert modified(list(kept)) == kept
     assert {record.state for record in records(folder).values()} == {"done"}
     assert statuses(folder) == {key: ["FINISHED"] for key in records(folder)}
-    assert len(records(folder)) == 14
+    assert len(records(folder)) == 13

@@ -8,7 +8,7 @@ negatives N.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ class Contrastive(Alignment):
         "non_dominant", description="which target images are pushed away"
     )
     band: float = Field(0.5, ge=0, lt=1, description="share of the outside images that is ignored")
+
+    def used(self) -> dict[str, Any]:
+        """All but ``band`` where nothing is ignored."""
+        return self.model_dump(exclude=None if self.negatives == "ignore_band" else {"band"})
 
     @property
     def uses_negatives(self) -> bool:
