@@ -49,7 +49,7 @@ class _Training(Training):
         backbone = build_backbone(
             method.backbone, method.finetune, method.embedding_dim, inputs.image_size, seed=seed
         )
-        self._tail = backbone.tail.to(self._device, memory_format=torch.channels_last)
+        self._tail = backbone.tail.to(self._device).to(memory_format=torch.channels_last)
         self._optimiser = torch.optim.Adam(self._tail.parameters(), lr=method.learning_rate)
         self._epoch = 0
         self.assignment = inputs.assignment
