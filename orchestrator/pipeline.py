@@ -180,6 +180,8 @@ def choose(config: SweepConfig, console: Console) -> None:
     """Write selection.json from the records, without labels."""
     from orchestrator.select import select_folder
 
+    if not (config.folder / "units.parquet").exists():
+        raise TwofoldError(f"{config.folder} has no units.parquet yet; let `twofold sweep` come to its end")
     path = select_folder(config.folder, config.name, enumerate_grid(config).default.as_dict())
     console.print(f"Chosen without labels: {path}", highlight=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.plan import Unit, group_units
 from orchestrator.prepare import Prepared
 from orchestrator.trial import UnitGroup
+from trainables.errors import TwofoldError
 
 MAX_REFITS = 3
 RAY_ENVIRONMENT = {
@@ -108,6 +110,7 @@ def _start_ray(config: SweepConfig, address: str | None) -> bool:
     if ray.is_initialized():
         return False
     if address is not None:
+        _check_answers(address)
         ray.init(address=address, log_to_driver=False)
         return True
     workers = config.resources.workers or max(1, (os.cpu_count() or 1) // config.resources.cpus_per_worker)
@@ -119,6 +122,24 @@ def _start_ray(config: SweepConfig, address: str | None) -> bool:
         configure_logging=False,
     )
     return True
+
+
+def _check_answers(address: str) -> None:
+    """Refuse a cluster that is not there; Ray itself tries again for minutes.
+
+    Raises:
+        TwofoldError: nothing listens at ``address``.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon:  # "auto", for one, which Ray looks up
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise TwofoldError(
+            f"--address {address}: no Ray cluster answers ({error}). Start one with `ray up` or "
+            "`ray start --head`, or leave --address out to run on this machine."
+        ) from error
 
 
 def _fit(

@@ -80,6 +80,15 @@ def twofold_here(*arguments: object) -> Finished:
     return Finished(result.exit_code, result.output, time.monotonic() - started)
 
 
+def refused(done: Finished, *parts: str) -> None:
+    """Exit code 2, and one message, the last thing said, that holds ``parts``; no traceback."""
+    assert done.code == 2, done.output
+    assert done.output.count("error: ") == 1 and "Traceback" not in done.output
+    message = done.message.partition("error: ")[2]
+    for part in parts:
+        assert part in message, done.message
+
+
 def sets(*overrides: str) -> list[str]:
     """``--set`` before each override."""
     return [part for override in overrides for part in ("--set", override)]

@@ -23,7 +23,6 @@ from harness import (
     draw_domains,
     folder_data,
     modified,
-    sets,
     twofold,
     twofold_here,
     write_space,
@@ -275,14 +274,13 @@ def test_a_lost_and_a_truncated_record_are_run_again_and_nothing_else(folder_swe
 def test_results_that_were_not_written_before_a_crash_are_written_by_the_next_call(
     folder_sweep: Sweep,
 ) -> None:
-    """The driver ends after the last unit, and what stands in the folder belongs to an earlier plan."""
-    wider = [*folder_sweep.overrides, "space.0.k=[1,2,3]"]
-    assert twofold_here("sweep", folder_sweep.space, *sets(*wider)).code == 0
-    assert len(folder_sweep.units()) == 18
-    narrow = twofold_here("sweep", *folder_sweep.arguments)
-    assert "Nothing is left to run" in narrow.output
-    assert {unit["key"] for unit in folder_sweep.units()} == folder_sweep.planned()
-    assert len(folder_sweep.units()) == 15
+    """No unit is missing, and what stands in the folder belongs to another plan."""
+    narrow = Sweep(folder_sweep.space, ("space.0.k=[1]",))
+    for sweep, units in ((narrow, 12), (folder_sweep, 15)):
+        done = twofold_here("sweep", *sweep.arguments)
+        assert done.code == 0 and "0 to run" in done.output and "Chosen without labels" in done.output
+        assert {unit["key"] for unit in folder_sweep.units()} == sweep.planned()
+        assert len(sweep.units()) == units
 
 
 def test_unlabelled_images_are_swept_chosen_and_reported_without_auroc(
