@@ -161,6 +161,11 @@ class Ledger:
             file.write(b".")
         return before
 
+    def forget_attempts(self, keys: Iterable[str]) -> None:
+        """Count the starts of these units anew."""
+        for key in keys:
+            (self._attempts / key).unlink(missing_ok=True)
+
     def read(self, key: str) -> UnitRecord | None:
         """The record of a unit, or None where it is missing or damaged."""
         table = self._table(key)

@@ -79,7 +79,8 @@ def run_units(
     started = _start_ray(config, address)
     try:
         left = list(units)
-        _forget_attempts(ledger, left)
+        # An interrupted sweep leaves attempts that say nothing about their units.
+        ledger.forget_attempts(unit.key for unit in left)
         for _ in range(MAX_REFITS):
             reason = _fit(config, prepared, left, ledger, on_ended)
             recorded = ledger.states(unit.key for unit in left)
@@ -93,12 +94,6 @@ def run_units(
         for record in GroupRun(prepared, [unit]).fail([unit], f"Ray Tune did not run this unit: {reason}"):
             ledger.write(record)
     on_ended(Ended([], [unit.key for unit in left]))
-
-
-def _forget_attempts(ledger: Ledger, units: Sequence[Unit]) -> None:
-    """Start counting anew: an interrupted sweep leaves attempts that say nothing about their units."""
-    for unit in units:
-        (ledger.folder / "attempts" / unit.key).unlink(missing_ok=True)
 
 
 def _start_ray(config: SweepConfig, address: str | None) -> bool:

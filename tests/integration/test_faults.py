@@ -166,6 +166,8 @@ def start(space: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
         text=True,
         env={**ENVIRONMENT, **environment},
         start_new_session=True,
+        # A test run that a shell put in the background ignores SIGINT, and its children would, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
