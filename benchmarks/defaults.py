@@ -28,6 +28,7 @@ SHOWN = 8
 
 
 def main(folders: list[Path]) -> None:
+    """Print both tables for each sweep folder."""
     for folder in folders:
         records = [UnitRecord.from_row(row) for row in read_units(folder / "units.parquet")]
         auroc = dict(_columns(folder / "oracle" / "auroc.parquet", "key", "auroc"))

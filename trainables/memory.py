@@ -13,8 +13,8 @@ LARGEST = 2**31 - 1
 def keep_freed_memory() -> None:
     """Tell glibc to reuse large blocks instead of returning them; does nothing elsewhere.
 
-    A forward pass frees and takes hundreds of megabytes. Zeroed pages for them cost as much time as the
-    arithmetic does. The process keeps its largest size for as long as it lives.
+    A forward pass frees and takes hundreds of megabytes. Fetching zeroed pages for them can cost as
+    much time as the arithmetic. The process keeps its largest size for as long as it lives.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(M_MMAP_MAX, 0)
