@@ -5,15 +5,18 @@ Knows neither Ray nor MLflow: the trial wraps it, and tests run it as it is.
 
 from __future__ import annotations
 
+import gc
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
+from orchestrator.checkpoints import Bookmark, Checkpoints, Past
 from orchestrator.ledger import UnitRecord
 from orchestrator.plan import Unit
 from orchestrator.prepare import Prepared
@@ -21,10 +24,12 @@ from orchestrator.proxies.base import PROXIES, FeatureEvidence, evaluate
 from trainables.clusterers.base import trusted_among
 from trainables.configuration import Configuration
 from trainables.errors import NonFinite, UndefinedScore
-from trainables.methods.base import PARTS, Part, SettingArrays, Training, TrainingInputs
+from trainables.methods.base import PARTS, Method, Part, SettingArrays, Training, TrainingInputs
 from trainables.scores.base import Reference
 from trainables.seeding import generator
 from trainables.types import Assignment
+
+SMALLEST_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class _Embedded:
     diagnostics: dict[str, float]
     assignment: Assignment | None
     seconds: float
+    batch_size: int | None = None
 
 
 class GroupRun:
@@ -85,35 +91,51 @@ class GroupRun:
             shared[Configuration.parse(unit.configuration).embedding_key].append(unit)
         return list(shared.values())
 
-    def run(self, units: Sequence[Unit]) -> Iterator[Progress]:
+    def run(
+        self, units: Sequence[Unit], checkpoints: Checkpoints | None = None, bundle: str | None = None
+    ) -> Iterator[Progress]:
         """Run units that share one embedding, yielding after every epoch and with their records at the end.
 
-        An exception becomes a failed record of each of them; it never leaves this method.
+        A training that the GPU's memory cannot hold starts once more with half the batch, from epoch 1. Any
+        other exception becomes a failed record of each unit; it never leaves this method.
+
+        Args:
+            units: share one embedding.
+            checkpoints: where the training is saved, and continued from after the epochs it has behind it.
+            bundle: name of the checkpoint; by default the first unit's key.
         """
+        batch_size = None
         try:
-            yield from self._run([(unit, Configuration.parse(unit.configuration)) for unit in units])
+            members = [(unit, Configuration.parse(unit.configuration)) for unit in units]
+            bookmark = Bookmark(checkpoints, bundle or units[0].key)
+            try:
+                yield from self._run(members, bookmark, None)
+                return
+            except torch.OutOfMemoryError:
+                method = members[0][1].method
+                if method is None or method.batch_size <= SMALLEST_BATCH:
+                    raise
+                batch_size = max(SMALLEST_BATCH, method.batch_size // 2)
+            # Not until here has the exception let go of the failed training.
+            _free_memory()
+            yield from self._run(members, bookmark, batch_size)
         except Exception:
-            yield Progress(self.fail(units, traceback.format_exc()))
+            yield Progress(self.fail(units, traceback.format_exc(), batch_size))
 
-    def fail(self, units: Sequence[Unit], error: str) -> list[UnitRecord]:
+    def fail(self, units: Sequence[Unit], error: str, batch_size: int | None = None) -> list[UnitRecord]:
         """Failed records for ``units``."""
-        return [self._record(unit, "failed", error=error) for unit in units]
+        return [self._record(unit, "failed", error=error, batch_size=batch_size) for unit in units]
 
-    def _run(self, members: list[tuple[Unit, Configuration]]) -> Iterator[Progress]:
+    def _run(
+        self, members: list[tuple[Unit, Configuration]], bookmark: Bookmark, batch_size: int | None
+    ) -> Iterator[Progress]:
         unit, configuration = members[0]
         arrays = self._prepared.setting_arrays(unit.setting, configuration)
         if configuration.method is None:
             embedded = _frozen(arrays)
         else:
-            started = time.perf_counter()
-            training = configuration.method.start(self._training_inputs(unit, configuration, arrays))
-            before = _diagnose(training.embed("target_sel"), training.centre, "_initial")
-            epochs = []
-            for epoch in range(1, configuration.method.epochs + 1):
-                losses = training.fit_epoch()
-                epochs.append({"epoch": float(epoch), **losses})
-                yield Progress(epoch=epoch, losses=losses)
-            embedded = _embed(training, epochs, before, started)
+            inputs = self._training_inputs(unit, configuration, arrays)
+            embedded = yield from _train(configuration.method, inputs, bookmark, batch_size)
         yield Progress([self._score(unit, config, embedded) for unit, config in members])
 
     def _training_inputs(
@@ -180,6 +202,7 @@ class GroupRun:
                 stage_a=trusted.proxies,
                 seconds={name: round(value, 4) for name, value in seconds.items()},
                 diagnostics=embedded.diagnostics,
+                batch_size=embedded.batch_size,
                 cluster_sizes=_sizes(assignment),
                 trusted_fit=np.empty(0, dtype=bool) if assignment is None else assignment.trusted,
                 trusted_sel=trusted.trusted_sel,
@@ -233,13 +256,40 @@ def _frozen(arrays: SettingArrays) -> _Embedded:
     return _Embedded(parts, centre, [], diagnostics, None, 0.0)
 
 
-def _embed(
-    training: Training, epochs: list[dict[str, float]], before: dict[str, float], started: float
-) -> _Embedded:
+def _train(
+    method: Method, inputs: TrainingInputs, bookmark: Bookmark, batch_size: int | None
+) -> Generator[Progress, None, _Embedded]:
+    """Train what the checkpoint has not trained yet, and embed every part."""
+    started = time.perf_counter()
+    training, past = bookmark.begin(method, inputs, batch_size)
+    started -= past.seconds
+    if past.epoch == 0:
+        past.initial = _diagnose(training.embed("target_sel"), training.centre, "_initial")
+    for epoch in range(past.epoch + 1, method.epochs + 1):
+        losses = training.fit_epoch()
+        past.losses.append(losses)
+        past.seconds = time.perf_counter() - started
+        if epoch < method.epochs:
+            bookmark.save_if_due(training, past)
+        yield Progress(epoch=epoch, losses=losses)
+    return _embed(training, past, started)
+
+
+def _embed(training: Training, past: Past, started: float) -> _Embedded:
     parts = {part: training.embed(part) for part in PARTS}
-    diagnostics = {**before, **_diagnose(parts["target_sel"], training.centre, "")}
+    diagnostics = {**past.initial, **_diagnose(parts["target_sel"], training.centre, "")}
+    epochs = [{"epoch": float(epoch), **losses} for epoch, losses in enumerate(past.losses, 1)]
     seconds = time.perf_counter() - started
-    return _Embedded(parts, training.centre, epochs, diagnostics, training.assignment, seconds)
+    return _Embedded(
+        parts, training.centre, epochs, diagnostics, training.assignment, seconds, past.batch_size
+    )
+
+
+def _free_memory() -> None:
+    """Give the device what nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _diagnose(embeddings: np.ndarray, centre: np.ndarray, suffix: str) -> dict[str, float]:

@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         "stage_a": pa.string(),
         "seconds": pa.string(),
         "diagnostics": pa.string(),
+        "batch_size": pa.int32(),
         "cluster_sizes": pa.list_(pa.int32()),
         "trusted_fit": pa.list_(pa.bool_()),
         "trusted_sel": pa.list_(pa.bool_()),
@@ -61,6 +62,7 @@ class UnitRecord:
         stage_a: label-free proxies of the trusted set; an undefined one is absent.
         seconds: wall time spent on clustering, training and scoring.
         diagnostics: effective rank and score variation, before and after training.
+        batch_size: images per domain in a step where the GPU's memory could not hold the configuration's.
         cluster_sizes: (K,) images per cluster in T_fit.
         trusted_fit, trusted_sel: which images of T_fit and T_sel are trusted.
         source_val, target_sel, pseudo, test: scores of S_val, T_sel, patch-shuffled T_sel and test images.
@@ -82,6 +84,7 @@ class UnitRecord:
     stage_a: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
+    batch_size: int | None = None
     cluster_sizes: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     trusted_fit: np.ndarray = field(default_factory=lambda: _NO_MASK)
     trusted_sel: np.ndarray = field(default_factory=lambda: _NO_MASK)

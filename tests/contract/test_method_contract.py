@@ -441,12 +441,14 @@ def test_trainings_in_one_process_do_not_disturb_each_other(
     monkeypatch.setattr(type(given.alignment), "__call__", noisy)
 
     def begin(seed: int) -> Training:
+        torch.manual_seed(7 * seed)
         method = METHODS.get(name)(backbone=backbone, finetune="full", batch_size=6)
         training: Training = method.start(replace(given, seed=seed))
         return training
 
     alone = [fit(begin(seed)) for seed in (0, 1)]
     first, second = begin(0), begin(1)
+    torch.rand(3)
     before = torch.get_rng_state()
     woven = [(first.fit_epoch(), second.fit_epoch()) for _ in range(2)]
     assert [list(losses) for losses in zip(*woven, strict=True)] == alone
