@@ -37,6 +37,7 @@ def record(key: str = "k1", **values: Any) -> UnitRecord:
         stage_a={"compactness": -0.25},
         seconds={"train": 1.5},
         diagnostics={"effective_rank": 3.5},
+        batch_size=16,
         cluster_sizes=np.array([3, 1], dtype=np.int32),
         trusted_fit=np.array([True, False, True, True]),
         trusted_sel=np.array([False, True]),
