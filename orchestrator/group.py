@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.attempts import Failure
 from orchestrator.ledger import UnitRecord
 from orchestrator.plan import Unit
 from orchestrator.prepare import Prepared
@@ -29,7 +30,7 @@ from trainables.types import Assignment
 
 @dataclass(frozen=True)
 class Progress:
-    """What a group says after each epoch.
+    """What a group says after each epoch and each record.
 
     Attributes:
         finished: records of the units that ended with this step.
@@ -78,26 +79,30 @@ class GroupRun:
         self._units = list(units)
         self._trusted: dict[str, _Trusted] = {}
 
-    def trainings(self) -> list[list[Unit]]:
-        """The units, those that share one embedding together."""
+    def bundles(self) -> list[list[Unit]]:
+        """The units, those of one bundle together."""
         shared: dict[str, list[Unit]] = defaultdict(list)
         for unit in self._units:
-            shared[Configuration.parse(unit.configuration).embedding_key].append(unit)
+            shared[unit.bundle].append(unit)
         return list(shared.values())
 
     def run(self, units: Sequence[Unit]) -> Iterator[Progress]:
-        """Run units that share one embedding, yielding after every epoch and with their records at the end.
+        """Run the units of one bundle, yielding after every epoch and then with every record.
 
         An exception becomes a failed record of each of them; it never leaves this method.
         """
+        recorded: set[str] = set()
         try:
-            yield from self._run([(unit, Configuration.parse(unit.configuration)) for unit in units])
-        except Exception:
-            yield Progress(self.fail(units, traceback.format_exc()))
+            for progress in self._run([(unit, Configuration.parse(unit.configuration)) for unit in units]):
+                recorded.update(record.key for record in progress.finished)
+                yield progress
+        except Exception as error:
+            left = [unit for unit in units if unit.key not in recorded]
+            yield Progress(self.fail(left, _failure(error), traceback.format_exc()))
 
-    def fail(self, units: Sequence[Unit], error: str) -> list[UnitRecord]:
+    def fail(self, units: Sequence[Unit], failure: Failure, error: str) -> list[UnitRecord]:
         """Failed records for ``units``."""
-        return [self._record(unit, "failed", error=error) for unit in units]
+        return [self._record(unit, "failed", failure=failure, error=error) for unit in units]
 
     def _run(self, members: list[tuple[Unit, Configuration]]) -> Iterator[Progress]:
         unit, configuration = members[0]
@@ -114,7 +119,8 @@ class GroupRun:
                 epochs.append({"epoch": float(epoch), **losses})
                 yield Progress(epoch=epoch, losses=losses)
             embedded = _embed(training, epochs, before, started)
-        yield Progress([self._score(unit, config, embedded) for unit, config in members])
+        for unit, config in members:
+            yield Progress([self._score(unit, config, embedded)])
 
     def _training_inputs(
         self, unit: Unit, configuration: Configuration, arrays: SettingArrays
@@ -185,8 +191,8 @@ class GroupRun:
                 trusted_sel=trusted.trusted_sel,
                 **scores,
             )
-        except Exception:
-            return self._record(unit, "failed", error=traceback.format_exc())
+        except Exception as error:
+            return self._record(unit, "failed", failure=_failure(error), error=traceback.format_exc())
 
     def _record(self, unit: Unit, state: Any, **values: Any) -> UnitRecord:
         return UnitRecord(
@@ -198,6 +204,13 @@ class GroupRun:
             **self._setting.description,
             **values,
         )
+
+
+def _failure(error: Exception) -> Failure:
+    """What a caught exception is called in a record."""
+    if isinstance(error, NonFinite):
+        return "non_finite"
+    return "out_of_memory" if isinstance(error, MemoryError) else "error"
 
 
 def stage_a_proxies(evidence: FeatureEvidence) -> dict[str, float]:

@@ -30,6 +30,7 @@ from harness import (
 from mlflow.tracking import MlflowClient
 
 from orchestrator.ledger import Ledger, UnitRecord, read_units
+from orchestrator.storage import Storage
 
 FAULTS = ("none", "raise", "nan", "kill_once", "kill")
 SCORES = ("source_centre", "knn")
@@ -49,7 +50,7 @@ def statuses(folder: Path) -> dict[str, list[str]]:
 
 def records(folder: Path) -> dict[str, UnitRecord]:
     keys = [path.stem for path in (folder / "units").glob("*.arrow")]
-    return {key: record for key in keys if (record := Ledger(folder).read(key)) is not None}
+    return {key: record for key in keys if (record := Ledger(Storage(str(folder))).read(key)) is not None}
 
 
 @pytest.fixture(scope="module")
