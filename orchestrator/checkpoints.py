@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from orchestrator.storage import Storage
 from trainables.methods.base import Method, Training, TrainingInputs
 from trainables.seeding import canonical_json
 
@@ -101,6 +102,41 @@ class Pace:
         return self._clock() - self._since >= self._seconds
 
 
+class StoredCheckpoints:
+    """Checkpoints under ``checkpoints/<bundle>``: the last one of each training that is not over.
+
+    Args:
+        storage: where the ledger is, so that any node finds them.
+        pace: when to save.
+    """
+
+    def __init__(self, storage: Storage, pace: Pace | None = None) -> None:
+        self._storage = storage
+        self._pace = pace or Pace()
+
+    def load(self, bundle: str) -> bytes | None:
+        """The file kept for a bundle, if any; its training begins now."""
+        self._pace.restart()
+        return self._storage.read(_file(bundle))
+
+    def save(self, bundle: str, content: bytes) -> None:
+        """Keep a file in place of the bundle's last one."""
+        self._storage.write(_file(bundle), content)
+        self._pace.restart()
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self._pace.due()
+
+    def remove(self, bundle: str) -> None:
+        """Forget a training that is over."""
+        self._storage.remove(_file(bundle))
+
+
+def _file(bundle: str) -> str:
+    return f"checkpoints/{bundle}"
+
+
 @dataclass
 class Past:
     """The epochs a training has behind it, as far as its state does not hold them.
@@ -157,11 +193,15 @@ class Bookmark:
         return _sized(method, batch_size).start(inputs), Past(batch_size)
 
     def save_if_due(self, training: Training, past: Past) -> None:
-        """Save where it is time to; a place that cannot be written is a warning."""
-        if self.checkpoints is None or not self.checkpoints.due():
-            return
+        """Save where it is time to."""
+        if self.checkpoints is not None and self.checkpoints.due():
+            self.save(training, past)
+
+    def save(self, training: Training, past: Past) -> None:
+        """Save now; a place that cannot be written is a warning."""
         try:
-            self.checkpoints.save(self.bundle, pack(training.state(), asdict(past)))
+            if self.checkpoints is not None:
+                self.checkpoints.save(self.bundle, pack(training.state(), asdict(past)))
         except OSError as error:
             _log.warning("checkpoint %s could not be written: %s", self.bundle, error)
 

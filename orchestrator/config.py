@@ -55,6 +55,18 @@ class ResourceConfig(_Section):
     cpus_per_worker: int = Field(1, ge=1, description="CPU cores and threads of a worker")
     gpus_per_worker: float = Field(0, ge=0, description="GPUs of a worker; fractions share one GPU")
     trainings_per_trial: int = Field(8, ge=1, description="trainings of one setting that share a Ray trial")
+    step_minutes: float = Field(
+        60,
+        gt=0,
+        description="longest time for a clustering, an epoch or a score before a unit counts as hung",
+    )
+
+
+class BudgetConfig(_Section):
+    """What one launch may spend; the next launch goes on with what is left to run."""
+
+    hours: float | None = Field(None, gt=0, description="wall time of the units; null = no limit")
+    units: int | None = Field(None, ge=1, description="units to run; null = all")
 
 
 class SweepConfig(_Section):
@@ -67,8 +79,12 @@ class SweepConfig(_Section):
     space: list[dict[str, Any]] = Field(min_length=1, description="grids whose union is swept")
     seeds: list[int] = Field([0], min_length=1, description="seeds of weights, batches and clusterings")
     resources: ResourceConfig = ResourceConfig()
+    budget: BudgetConfig = BudgetConfig()
     output: Path = Field(Path("runs"), description="folder of all sweeps")
     cache: Path = Field(Path("runs/cache"), description="folder of images, features and activations")
+    ledger: str | None = Field(
+        None, description="folder or s3://, gs:// address of the unit records; null = the sweep's folder"
+    )
     tracking_uri: str | None = Field(None, description="MLflow; null = sqlite file in the output folder")
 
     @field_validator("fixed", "default", "space")
@@ -85,6 +101,11 @@ class SweepConfig(_Section):
     def folder(self) -> Path:
         """Folder of this sweep's settings, records, selection and report."""
         return self.output / self.name
+
+    @property
+    def ledger_location(self) -> str:
+        """Folder or address of the unit records, leases, attempts and checkpoints of this sweep."""
+        return self.ledger or str(self.folder.absolute())
 
     @property
     def mlflow_uri(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from orchestrator.attempts import Failure
 from orchestrator.checkpoints import Bookmark, Checkpoints, Past
 from orchestrator.ledger import UnitRecord
 from orchestrator.plan import Unit
@@ -34,7 +35,7 @@ SMALLEST_BATCH = 2
 
 @dataclass(frozen=True)
 class Progress:
-    """What a group says after each epoch.
+    """What a group says after each epoch and each record.
 
     Attributes:
         finished: records of the units that ended with this step.
@@ -84,32 +85,30 @@ class GroupRun:
         self._units = list(units)
         self._trusted: dict[str, _Trusted] = {}
 
-    def trainings(self) -> list[list[Unit]]:
-        """The units, those that share one embedding together."""
+    def bundles(self) -> list[list[Unit]]:
+        """The units, those of one bundle together."""
         shared: dict[str, list[Unit]] = defaultdict(list)
         for unit in self._units:
-            shared[Configuration.parse(unit.configuration).embedding_key].append(unit)
+            shared[unit.bundle].append(unit)
         return list(shared.values())
 
-    def run(
-        self, units: Sequence[Unit], checkpoints: Checkpoints | None = None, bundle: str | None = None
-    ) -> Iterator[Progress]:
-        """Run units that share one embedding, yielding after every epoch and with their records at the end.
+    def run(self, units: Sequence[Unit], checkpoints: Checkpoints | None = None) -> Iterator[Progress]:
+        """Run the units of one bundle, yielding after every epoch and then with every record.
 
         A training that the GPU's memory cannot hold starts once more with half the batch, from epoch 1. Any
         other exception becomes a failed record of each unit; it never leaves this method.
 
         Args:
-            units: share one embedding.
+            units: of one bundle.
             checkpoints: where the training is saved, and continued from after the epochs it has behind it.
-            bundle: name of the checkpoint; by default the first unit's key.
         """
+        recorded: set[str] = set()
         batch_size = None
         try:
             members = [(unit, Configuration.parse(unit.configuration)) for unit in units]
-            bookmark = Bookmark(checkpoints, bundle or units[0].key)
+            bookmark = Bookmark(checkpoints, units[0].bundle)
             try:
-                yield from self._run(members, bookmark, None)
+                yield from _noting(self._run(members, bookmark, None), recorded)
                 return
             except torch.OutOfMemoryError:
                 method = members[0][1].method
@@ -118,13 +117,19 @@ class GroupRun:
                 batch_size = max(SMALLEST_BATCH, method.batch_size // 2)
             # Not until here has the exception let go of the failed training.
             _free_memory()
-            yield from self._run(members, bookmark, batch_size)
-        except Exception:
-            yield Progress(self.fail(units, traceback.format_exc(), batch_size))
+            yield from _noting(self._run(members, bookmark, batch_size), recorded)
+        except Exception as error:
+            left = [unit for unit in units if unit.key not in recorded]
+            yield Progress(self.fail(left, _failure(error), traceback.format_exc(), batch_size))
 
-    def fail(self, units: Sequence[Unit], error: str, batch_size: int | None = None) -> list[UnitRecord]:
+    def fail(
+        self, units: Sequence[Unit], failure: Failure, error: str, batch_size: int | None = None
+    ) -> list[UnitRecord]:
         """Failed records for ``units``."""
-        return [self._record(unit, "failed", error=error, batch_size=batch_size) for unit in units]
+        return [
+            self._record(unit, "failed", failure=failure, error=error, batch_size=batch_size)
+            for unit in units
+        ]
 
     def _run(
         self, members: list[tuple[Unit, Configuration]], bookmark: Bookmark, batch_size: int | None
@@ -136,7 +141,8 @@ class GroupRun:
         else:
             inputs = self._training_inputs(unit, configuration, arrays)
             embedded = yield from _train(configuration.method, inputs, bookmark, batch_size)
-        yield Progress([self._score(unit, config, embedded) for unit, config in members])
+        for unit, config in members:
+            yield Progress([self._score(unit, config, embedded)])
 
     def _training_inputs(
         self, unit: Unit, configuration: Configuration, arrays: SettingArrays
@@ -208,8 +214,8 @@ class GroupRun:
                 trusted_sel=trusted.trusted_sel,
                 **scores,
             )
-        except Exception:
-            return self._record(unit, "failed", error=traceback.format_exc())
+        except Exception as error:
+            return self._record(unit, "failed", failure=_failure(error), error=traceback.format_exc())
 
     def _record(self, unit: Unit, state: Any, **values: Any) -> UnitRecord:
         return UnitRecord(
@@ -221,6 +227,22 @@ class GroupRun:
             **self._setting.description,
             **values,
         )
+
+
+def _noting(steps: Iterator[Progress], recorded: set[str]) -> Iterator[Progress]:
+    """The same steps; adds the keys of their records to ``recorded``."""
+    for progress in steps:
+        recorded.update(record.key for record in progress.finished)
+        yield progress
+
+
+def _failure(error: Exception) -> Failure:
+    """What a caught exception is called in a record."""
+    if isinstance(error, NonFinite):
+        return "non_finite"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "gpu_out_of_memory"
+    return "out_of_memory" if isinstance(error, MemoryError) else "error"
 
 
 def stage_a_proxies(evidence: FeatureEvidence) -> dict[str, float]:
@@ -271,7 +293,12 @@ def _train(
         past.seconds = time.perf_counter() - started
         if epoch < method.epochs:
             bookmark.save_if_due(training, past)
-        yield Progress(epoch=epoch, losses=losses)
+        try:
+            yield Progress(epoch=epoch, losses=losses)
+        except GeneratorExit:
+            # The driver stops this trial: what is trained so far is not trained again.
+            bookmark.save(training, past)
+            raise
     return _embed(training, past, started)
 
 

@@ -44,9 +44,12 @@ def test_defaults(tmp_path: Path) -> None:
 
 
 def test_every_field_is_described() -> None:
-    for section in (SweepConfig, *(SweepConfig.model_fields[k].annotation for k in ("data", "resources"))):
+    for section in (
+        SweepConfig,
+        *(SweepConfig.model_fields[k].annotation for k in ("data", "resources", "budget")),
+    ):
         for name, info in section.model_fields.items():  # type: ignore[union-attr]
-            assert info.description or name in ("data", "resources"), name
+            assert info.description or name in ("data", "resources", "budget"), name
 
 
 def test_numeric_class_names_become_text(tmp_path: Path) -> None:

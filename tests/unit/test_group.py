@@ -19,6 +19,7 @@ from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.plan import Unit, group_units
 from orchestrator.prepare import ArrayName, Prepared, SettingIndex
 from orchestrator.proxies.base import PROXIES, FeatureEvidence
+from orchestrator.storage import Storage
 from trainables.alignments.base import ALIGNMENTS
 from trainables.backbones.base import build_backbone
 from trainables.clusterers.base import CLUSTERERS
@@ -81,7 +82,9 @@ def prepared(backbone: str) -> Prepared:
 
 def unit(seed: int = 0, **flat: Any) -> Unit:
     canonical = Configuration.parse(flat).as_dict()
-    return Unit(stable_hash([canonical, seed]), "s1", canonical, seed)
+    key = stable_hash([canonical, seed])
+    bundle = stable_hash([Configuration.parse(flat).embedding_key, seed])
+    return Unit(key, "s1", canonical, seed, bundle, Configuration.parse(flat).method is not None)
 
 
 def trained(backbone: str, **flat: Any) -> Unit:
@@ -114,7 +117,7 @@ def run(prepared: Prepared, units: Sequence[Unit]) -> dict[str, UnitRecord]:
     group = GroupRun(prepared, units)
     return {
         record.key: record
-        for members in group.trainings()
+        for members in group.bundles()
         for progress in group.run(members)
         for record in progress.finished
     }
@@ -136,7 +139,7 @@ def equal(left: UnitRecord, right: UnitRecord) -> bool:
 def test_every_unit_gets_a_whole_record(
     records: dict[str, UnitRecord], backbone: str, tmp_path: Path
 ) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(Storage(str(tmp_path)))
     ledger.open()
     for member in every_kind(backbone):
         record = records[member.key]
@@ -283,11 +286,11 @@ def test_each_training_runs_once_and_says_its_epochs(
     monkeypatch.setattr(method, "start", lambda self, inputs: started.append(1) or real(self, inputs))
     units = [trained(backbone, score=score) for score in SCORES.names()]
     group = GroupRun(prepared, units)
-    assert [len(members) for members in group.trainings()] == [len(units)]
+    assert [len(members) for members in group.bundles()] == [len(units)]
     steps = list(group.run(units))
-    assert len(started) == 1 and [step.epoch for step in steps] == [1, 2, 0]
+    assert len(started) == 1 and [step.epoch for step in steps] == [1, 2] + [0] * len(units)
     assert all(set(step.losses) == {"loss", "loss_dsvdd", "loss_align"} for step in steps[:2])
-    assert [len(step.finished) for step in steps] == [0, 0, len(units)]
+    assert [len(step.finished) for step in steps] == [0, 0] + [1] * len(units)
 
 
 def test_a_failing_training_fails_its_own_units_alone(prepared: Prepared, backbone: str) -> None:
@@ -382,12 +385,18 @@ class Kept:
 
 
 def steps_of(prepared: Prepared, units: list[Unit], kept: Checkpoints, bundle: str = "b") -> list[Progress]:
-    return list(GroupRun(prepared, units).run(units, kept, bundle))
+    """A step for each epoch, and one with all records."""
+    steps = list(GroupRun(prepared, units).run(in_bundle(units, bundle), kept))
+    return [*(step for step in steps if step.epoch), Progress([r for step in steps for r in step.finished])]
+
+
+def in_bundle(units: list[Unit], bundle: str = "b") -> list[Unit]:
+    return [replace(one, bundle=bundle) for one in units]
 
 
 def interrupt(prepared: Prepared, units: list[Unit], kept: Checkpoints, epoch: int) -> None:
     """Run until ``epoch`` is reported, as a worker does that is taken away then."""
-    steps = GroupRun(prepared, units).run(units, kept, "b")
+    steps = GroupRun(prepared, units).run(in_bundle(units), kept)
     assert [next(steps).epoch for _ in range(epoch)] == list(range(1, epoch + 1))
     steps.close()  # type: ignore[attr-defined]
 
@@ -522,7 +531,7 @@ def test_a_training_is_saved_when_due_and_never_after_its_last_epoch(
     for step in GroupRun(prepared, members).run(members, Timed(pace.due)):
         del step
         now += 25
-    assert saved == [(members[0].key, 4)], "due at 75 s; the sixth epoch needs no checkpoint"
+    assert saved == [(members[0].bundle, 4)], "due at 75 s; the sixth epoch needs no checkpoint"
 
 
 def test_a_frozen_configuration_has_no_checkpoint(prepared: Prepared) -> None:
