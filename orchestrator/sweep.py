@@ -30,7 +30,7 @@ from orchestrator.trial import Launch, UnitGroup
 from trainables.errors import TwofoldError
 
 MAX_STALLED = 3
-"""Tune runs in a row that record nothing, after which the units left are recorded as failed."""
+"""Tune runs in a row that record nothing, after which the units they began are recorded as failed."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,15 @@ class Supervisor:
         self._told: set[str] = set()
         self._halt = Halt(storage, config.budget.hours)
         self._fits = 0
+        self._blamed = False
 
     def run(self, units: Sequence[Unit]) -> Ending:
         """Run units that have no record.
 
-        A unit that no trial could be made to run after ``MAX_STALLED`` Tune runs is recorded as failed.
+        A unit that ``MAX_STALLED`` Tune runs in a row began and did not end is recorded as failed.
 
         Raises:
-            TwofoldError: no cluster answers, or nothing can be recorded.
+            TwofoldError: no cluster answers, no trial can be run, or nothing can be recorded.
         """
         started = start_ray(self._config, self._address)
         try:
@@ -102,12 +103,13 @@ class Supervisor:
             before, left = len(left), self._without_record(left)
             if self._halt.fatal:
                 raise TwofoldError(self._halt.fatal)
-            if left and self._halt.ending is not None:
+            if left and self._halt.stop_all():
+                assert self._halt.ending is not None
                 return self._halt.ending
-            stalled = 0 if len(left) < before or not free else stalled + 1
+            stalled = 0 if len(left) < before or self._blamed or not free else stalled + 1
             if stalled == MAX_STALLED:
                 self._give_up(free, reason)
-                left = self._without_record(left)
+                left, stalled = self._without_record(left), 0
         return Ending.COMPLETE
 
     def _without_record(self, units: Sequence[Unit]) -> list[Unit]:
@@ -128,6 +130,7 @@ class Supervisor:
     def _fit(self, units: Sequence[Unit], prepared: ray.ObjectRef[Prepared]) -> str:
         """Run Tune once; return the first error, if any, in words."""
         self._fits += 1
+        self._blamed = False
         run = f"{self._owner.session}.{self._fits}"
         listener = Listener(self._tell, self._halt)
         try:
@@ -149,10 +152,20 @@ class Supervisor:
             if open_ and open_.run == run and (killed is None or open_.pid == int(killed[1])):
                 error = f"Ray's memory monitor ended the worker: {message.partition(chr(10))[0]}"
                 self._attempts.write(bundle, history.died("out_of_memory", error))
+                self._blamed = True
 
     def _give_up(self, units: Sequence[Unit], reason: str) -> None:
-        error = f"Ray Tune did not run this unit: {reason}"
-        for unit in units:
+        """Record as failed what was begun and never ended; what never began is not to blame.
+
+        Raises:
+            TwofoldError: nothing was begun, so that nothing will be.
+        """
+        begun = set(self._attempts.bundles())
+        lost = [unit for unit in units if unit.bundle in begun]
+        if not lost:
+            raise TwofoldError(f"Ray Tune ended {MAX_STALLED} times without running a unit: {reason}")
+        error = f"Ray Tune ended {MAX_STALLED} times without a result of this unit: {reason}"
+        for unit in lost:
             (record,) = GroupRun(self._prepared, [unit]).fail([unit], "no_result", error)
             self._ledger.write(replace(record, ended=time.time()))
 
