@@ -168,6 +168,7 @@ class Supervisor:
         for unit in lost:
             (record,) = GroupRun(self._prepared, [unit]).fail([unit], "no_result", error)
             self._ledger.write(replace(record, ended=time.time()))
+            self._attempts.forget(unit.bundle)
 
     def _tuner(
         self,
