@@ -1,6 +1,6 @@
-"""``search: optuna``: one study per setting, told of everything that was recorded (TPE, Bergstra et al. 2011).
+"""``search: optuna``: one study per setting, told of all that was recorded (TPE, Bergstra et al. 2011).
 
-A study holds each configuration once. It stays **open** from the moment it is asked for until it is told, also
+A study holds each configuration once. It is **open** from the moment it is asked for until it is told, also
 across processes, so that asking again after a crash gives the same ones and nothing is lost or repeated. The
 records remain the truth: a study that lost its file is filled from them.
 """
@@ -8,9 +8,11 @@ records remain the truth: a study that lost its file is filled from them.
 from __future__ import annotations
 
 import json
+import sqlite3
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,8 +80,8 @@ class OptunaSearch:
     def tell(self, records: Iterable[UnitRecord]) -> None:
         """Close each configuration of which all seeds are recorded, with their mean objective.
 
-        A configuration with a failed unit or an undefined objective counts as failed, one with a unit that was
-        stopped early as pruned. Telling again changes nothing, except that a success replaces a failure.
+        A configuration with a failed unit or an undefined objective counts as failed, one with a unit that
+        was stopped early as pruned. Telling again changes nothing, except that a success replaces a failure.
         """
         for record in records:
             text = canonical_json(record.config)
@@ -196,8 +198,8 @@ class _Draft:
             state = known.state if known.state.is_finished() else TrialState.FAIL
             self._study.tell(trial, known.value if state == TrialState.COMPLETE else None, state)
         self._undrawn = self._undrawn or Undrawn(self._space, "optuna", self._setting)
-        configuration = self._undrawn.take(self._known)
-        return None if configuration is None else (configuration, self.place(configuration))
+        left = self._undrawn.take(self._known)
+        return None if left is None else (left, self.place(left))
 
     def place(self, configuration: Configuration) -> FrozenTrial:
         """The trial that draws a given configuration; without choices where no block holds it."""
@@ -256,4 +258,19 @@ def _configuration(text: str) -> Configuration:
 
 
 def _open(path: Path) -> RDBStorage:
+    """The studies in a sqlite file.
+
+    Raises:
+        TwofoldError: the file cannot be read or made, or is damaged.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as file:
+            (found,) = file.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        found = str(error)
+    if found != "ok":
+        raise TwofoldError(
+            f"cannot read or make the search's file {path}: {found}. Where it is damaged, remove it: what "
+            "was run is read from the records again."
+        )
     return RDBStorage(f"sqlite:///{path.absolute()}")

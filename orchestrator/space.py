@@ -69,7 +69,8 @@ class Space:
         while (key := _next_used(flat, left)) is not None:
             flat[key] = choose(f"{number}.{key}", block[key])
             left.remove(key)
-        return Configuration.parse(flat)
+        # Values that nothing uses are dropped, so that equal configurations are equal objects.
+        return Configuration.parse(Configuration.parse(flat).as_dict())
 
     def locate(self, configuration: Configuration) -> dict[str, Any] | None:
         """The choices that draw a configuration, by name, or None where no block holds it."""
@@ -78,7 +79,8 @@ class Space:
             found = {key: _matching(key, options, canonical) for key, options in block.items()}
             if all(found.values()):
                 flat = {key: values[0] for key, values in found.items()}
-                if _parse_or_none(flat) == configuration:
+                drawn = _parse_or_none(flat)
+                if drawn is not None and drawn.as_dict() == canonical:
                     return {BLOCK: number, **{f"{number}.{key}": value for key, value in flat.items()}}
         return None
 

@@ -23,7 +23,7 @@ ETA = 3
 """A rung is at ETA times the epoch of the one before; ``asha`` lets about 1 / ETA of the units past it."""
 
 OBJECTIVE = "objective"
-"""Key of the objective in an entry of ``UnitRecord.epochs``; absent where it was not wanted or is undefined."""
+"""Key of the objective in an entry of ``UnitRecord.epochs``; absent where not wanted or undefined."""
 
 
 def rungs(scheduler: Scheduler, epochs: int) -> list[int]:
@@ -58,7 +58,7 @@ class Board:
         """Enter the objective of a unit at a rung; say whether the unit goes on.
 
         An undefined or non-finite value ends the unit. A rung that the unit had reached before, in a process
-        that died, changes nothing, and the answer stays the same.
+        that died, changes nothing: a unit that was stopped stays so, and the others go on.
 
         Args:
             unit_key: key of the unit.
