@@ -7,11 +7,13 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from orchestrator.proxies.base import check_objective
+from orchestrator.ranges import Range
 from trainables.configuration import check_keys
 from trainables.errors import TwofoldError, nearest_name
 
@@ -76,7 +78,23 @@ class SweepConfig(_Section):
     data: DataConfig
     fixed: dict[str, Any] = Field({}, description="hyperparameters common to all configurations")
     default: dict[str, Any] = Field(description="the configuration kept unless another convinces")
-    space: list[dict[str, Any]] = Field(min_length=1, description="grids whose union is swept")
+    search: Literal["grid", "random", "optuna"] = Field(
+        "grid", description="grid = every combination, random = drawn at once, optuna = by what went before"
+    )
+    samples: int | None = Field(
+        None,
+        ge=1,
+        validate_default=True,
+        description="configurations per setting that random and optuna draw, the default among them",
+    )
+    objective: str = Field("tail_separation", description="proxy that optuna and the scheduler go by")
+    scheduler: Literal["none", "asha", "median"] = Field(
+        "none", description="which trainings end early: asha = all but the best third at epochs 1, 3, 9, ..."
+    )
+    space: list[dict[str, Any]] = Field(
+        min_length=1,
+        description="blocks whose union is swept; values are one, a list, or {low, high, log} to draw from",
+    )
     seeds: list[int] = Field([0], min_length=1, description="seeds of weights, batches and clusterings")
     resources: ResourceConfig = ResourceConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -97,6 +115,37 @@ class SweepConfig(_Section):
                 raise ValueError(str(error)) from error
         return value
 
+    @field_validator("space")
+    @classmethod
+    def _ranges(cls, blocks: list[dict[str, Any]], info: ValidationInfo) -> list[dict[str, Any]]:
+        parsed = [{key: _read_range(key, value) for key, value in block.items()} for block in blocks]
+        ranges = [key for block in parsed for key, value in block.items() if isinstance(value, Range)]
+        if ranges and info.data.get("search") == "grid":
+            raise ValueError(
+                f"'{ranges[0]}' is a range, and a grid takes lists; list its values, or set `search` to "
+                "random or optuna"
+            )
+        return parsed
+
+    @field_validator("samples")
+    @classmethod
+    def _drawn(cls, value: int | None, info: ValidationInfo) -> int | None:
+        search = info.data.get("search")
+        if search in ("random", "optuna") and value is None:
+            raise ValueError(f"say how many configurations per setting `search: {search}` draws")
+        if search == "grid" and value is not None:
+            raise ValueError("a grid runs every combination; remove it, or set `search` to random or optuna")
+        return value
+
+    @field_validator("objective")
+    @classmethod
+    def _suitable(cls, value: str) -> str:
+        try:
+            check_objective(value)
+        except TwofoldError as error:
+            raise ValueError(str(error)) from error
+        return value
+
     @property
     def folder(self) -> Path:
         """Folder of this sweep's settings, records, selection and report."""
@@ -111,6 +160,17 @@ class SweepConfig(_Section):
     def mlflow_uri(self) -> str:
         """Tracking URI of MLflow."""
         return self.tracking_uri or f"sqlite:///{(self.output / 'mlflow.db').absolute()}"
+
+
+def _read_range(key: str, value: Any) -> Any:
+    """A mapping as the Range it writes; any other value as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return Range.model_validate(value)
+    except ValidationError as error:
+        lines = [_explain(item, Range).strip().removeprefix(": ") for item in error.errors()]
+        raise ValueError(f"'{key}' is not a range {{low, high, log}}: {'; '.join(lines)}") from error
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), name: str | None = None) -> SweepConfig:
@@ -160,23 +220,25 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise TwofoldError(f"--set {override}: the value is not YAML") from error
 
 
-def _explain(error: Mapping[str, Any]) -> str:
-    """One line per mistake: where, what, and the nearest valid key."""
+def _explain(error: Mapping[str, Any], root: type[BaseModel] = SweepConfig) -> str:
+    """One line per mistake: where, what, and the nearest valid key or name."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        known = _keys_at(error["loc"][:-1])
+        known = _keys_at(error["loc"][:-1], root)
         hint = nearest_name(str(error["loc"][-1]), known)
         return f"  {where}: unknown key.{hint} Known: {', '.join(known)}."
     if error["type"] == "missing":
         return f"  {where}: this key is required"
     message = re.sub(r"^Value error, ", "", error["msg"])
     shown = "" if error["type"] == "value_error" else f" (got {error['input']!r})"
+    if error["type"] == "literal_error":
+        shown += nearest_name(str(error["input"]), re.findall("'(.*?)'", error["ctx"]["expected"]))
     return f"  {where}: {message}{shown}"
 
 
-def _keys_at(location: Sequence[str | int]) -> list[str]:
-    """Field names of the section at ``location``."""
-    section: Any = SweepConfig
+def _keys_at(location: Sequence[str | int], root: type[BaseModel]) -> list[str]:
+    """Field names of the section at ``location`` below ``root``."""
+    section: Any = root
     for part in location:
         section = section.model_fields[str(part)].annotation
         if typing.get_origin(section) in (typing.Union, types.UnionType):
