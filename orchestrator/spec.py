@@ -13,7 +13,7 @@ from orchestrator.plan import SCHEMA
 from orchestrator.storage import Storage
 from trainables.errors import TwofoldError
 
-SECTIONS = ("data", "fixed", "default", "space", "seeds")
+SECTIONS = ("data", "fixed", "default", "space", "search", "objective", "scheduler", "seeds")
 """Sections of the sweep file that decide what is run; the others decide where, how fast and how long."""
 
 
