@@ -187,9 +187,9 @@ def _run(
     from orchestrator.sweep import Ended, Supervisor
     from orchestrator.tracking import BackgroundTracker
 
-    started = time.perf_counter()
+    launched = time.time()
     prepared = prepare(config, plan.grid, plan.settings)
-    console.print(f"Prepared images and features in {time.perf_counter() - started:.0f} s.", highlight=False)
+    console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
     wanted = within_budget(left, config.budget.units)
     tracker = BackgroundTracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
     with SweepProgress(console, len(wanted)) as progress:
@@ -199,7 +199,8 @@ def _run(
             progress.advance(len(ended.done), len(ended.failed))
 
         try:
-            ending = Supervisor(config, prepared, plan.storage, owner, on_ended, address).run(wanted)
+            supervisor = Supervisor(config, prepared, plan.storage, owner, on_ended, address, since=launched)
+            ending = supervisor.run(wanted)
         finally:
             # Also when interrupted: a database that is left while it is created cannot be used again.
             failure = tracker.close()

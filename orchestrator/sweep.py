@@ -50,6 +50,7 @@ class Supervisor:
         storage: where the ledger is.
         on_ended: hears of units as they end, whichever driver ran them.
         address: Ray cluster; None = this machine.
+        since: when the launch began, in seconds since the epoch; a stop may be asked for while it prepares.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class Supervisor:
         owner: Owner,
         on_ended: Callable[[Ended], None],
         address: str | None = None,
+        *,
+        since: float,
     ) -> None:
         self._config = config
         self._prepared = prepared
@@ -71,7 +74,7 @@ class Supervisor:
         self._on_ended = on_ended
         self._address = address
         self._told: set[str] = set()
-        self._halt = Halt(storage, config.budget.hours)
+        self._halt = Halt(storage, config.budget.hours, since)
         self._fits = 0
         self._blamed = False
 
