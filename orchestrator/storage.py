@@ -15,6 +15,9 @@ from trainables.errors import TwofoldError
 _REMOTE_READERS = 32
 """Files read at once from an object store, where each takes a round trip."""
 
+_READS = 10
+"""How often a file of an object store is read again because it was replaced meanwhile."""
+
 
 class Storage:
     """Files below one folder, addressed by names such as ``units/3f.arrow``.
@@ -41,10 +44,30 @@ class Storage:
         try:
             if self.is_local:
                 return Path(self._path(name)).read_bytes()
-            with self._files.open_input_file(self._path(name)) as file:
-                return bytes(file.readall())
+            return self._download(self._path(name))
         except FileNotFoundError:
             return None
+
+    def _download(self, path: str) -> bytes:
+        """A file of an object store, whole.
+
+        Opening asks for the length, and reading for that many bytes: of a file replaced in between come its
+        first part, or bytes of nowhere behind it. One of the same version before and after is whole.
+        """
+        for _ in range(_READS):
+            with self._files.open_input_file(path) as file:
+                version = file.metadata()
+                try:
+                    content: bytes | OSError = bytes(file.readall())
+                except OSError as error:
+                    content = error
+            with self._files.open_input_file(path) as file:
+                if file.metadata() != version:
+                    continue
+            if isinstance(content, OSError):
+                raise content
+            return content
+        raise OSError(f"{path} was replaced {_READS} times while it was read")
 
     def read_all(self, names: Iterable[str]) -> list[bytes | None]:
         """Contents of many files, in the order of their names."""

@@ -52,7 +52,7 @@ def ray_local() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
-    """A real S3 server on this machine; a call makes a bucket and returns the address of a folder in it."""
+    """A real S3 server on this machine; a call makes a bucket and returns the address of a folder."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,9 @@ def test_a_relative_folder_is_the_same_one_from_everywhere(
 
 
 def test_a_reader_never_sees_half_a_file(storage: Storage) -> None:
-    contents = {bytes([letter]) * 300_000 for letter in b"abc"}
+    contents = {
+        bytes([letter]) * length for letter, length in zip(b"abc", (300_000, 100, 4_000), strict=True)
+    }
     seen: set[bytes | None] = set()
     ended = threading.Event()
 
@@ -115,13 +118,44 @@ def test_a_reader_never_sees_half_a_file(storage: Storage) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        for _ in range(5):
+        for _ in range(10):
             for content in contents:
                 storage.write("file", content)
     finally:
         ended.set()
         reader.join()
     assert seen and seen <= contents
+
+
+class _Interrupted:
+    """An S3 client; something happens to a file once, between the request for its length and that for it."""
+
+    def __init__(self, files: Any, meanwhile: Callable[[], None]) -> None:
+        self._files = files
+        self._meanwhile = [meanwhile]
+
+    @contextlib.contextmanager
+    def open_input_file(self, path: str) -> Iterator[Any]:
+        with self._files.open_input_file(path) as file:
+            if self._meanwhile:
+                self._meanwhile.pop()()
+            yield file
+
+
+@pytest.mark.parametrize("new", [b"", b"new", b"of that length", b"a longer file than before", None])
+def test_a_file_replaced_while_it_is_read_is_whole(
+    new: bytes | None, s3: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left alone, pyarrow cuts the longer file, and adds whatever is in memory to the shorter."""
+    storage = Storage(s3())
+    other = Storage(storage.location)
+    storage.write("a", b"0123456789abcd")
+
+    def meanwhile() -> None:
+        other.remove("a") if new is None else other.write("a", new)
+
+    monkeypatch.setattr(storage, "_files", _Interrupted(storage._files, meanwhile))
+    assert storage.read("a") == new
 
 
 class _Broken:
