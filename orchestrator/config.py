@@ -105,6 +105,12 @@ class SweepConfig(_Section):
     )
     tracking_uri: str | None = Field(None, description="MLflow; null = sqlite file in the output folder")
 
+    @field_validator("ledger")
+    @classmethod
+    def _same_from_everywhere(cls, value: str | None) -> str | None:
+        # `twofold status` may be called in another folder than `twofold sweep` was.
+        return value if value is None or "://" in value else str(Path(value).absolute())
+
     @field_validator("fixed", "default", "space")
     @classmethod
     def _known_hyperparameters(cls, value: Any) -> Any:

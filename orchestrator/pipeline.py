@@ -183,9 +183,9 @@ def _run(
     from orchestrator.sweep import Ended, Supervisor
     from orchestrator.tracking import BackgroundTracker
 
-    started = time.perf_counter()
+    launched = time.time()
     prepared = prepare(config, plan.grid, plan.settings)
-    console.print(f"Prepared images and features in {time.perf_counter() - started:.0f} s.", highlight=False)
+    console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
     tracker = BackgroundTracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
     total = plan.rounds.most - len(plan.units) + len(plan.rounds.missing())
     with SweepProgress(console, min(total, config.budget.units or total)) as progress:
@@ -196,7 +196,7 @@ def _run(
 
         try:
             with Supervisor(
-                config, prepared, plan.storage, owner, on_ended, plan.units, address
+                config, prepared, plan.storage, owner, on_ended, plan.units, address, since=launched
             ) as supervisor:
                 ending = _run_rounds(config, plan.rounds, supervisor)
         finally:

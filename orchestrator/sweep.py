@@ -57,6 +57,7 @@ class Supervisor:
         on_ended: hears of units as they end, whichever driver ran them.
         known: units planned so far, recorded or not.
         address: Ray cluster; None = this machine.
+        since: when the launch began, in seconds since the epoch; a stop may be asked for while it prepares.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Supervisor:
         on_ended: Callable[[Ended], None],
         known: Sequence[Unit],
         address: str | None = None,
+        *,
+        since: float,
     ) -> None:
         self._config = config
         self._prepared = prepared
@@ -80,7 +83,7 @@ class Supervisor:
         self._known = known
         self._address = address
         self._told: set[str] = set()
-        self._halt = Halt(storage, config.budget.hours)
+        self._halt = Halt(storage, config.budget.hours, since)
         self._fits = 0
         self._blamed = False
 
