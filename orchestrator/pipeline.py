@@ -21,6 +21,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.plan import Grid, Unit, enumerate_grid, group_units, plan_units, within_budget
 from orchestrator.prepare import check_feasible, domain_fingerprints, draw_settings, prepare
 from orchestrator.progress import SweepProgress
+from orchestrator.ray_environment import set_ray_environment
 from orchestrator.spec import describe_spec, open_spec
 from orchestrator.status import read_status, show_status
 from orchestrator.stop import request_stop
@@ -183,6 +184,7 @@ def _run(
     address: str | None,
 ) -> tuple[bool, bool]:
     """Prepare, run and log; say whether a stop was asked for, and whether the logging stopped early."""
+    set_ray_environment(address)
     from orchestrator.halt import Ending
     from orchestrator.sweep import Ended, Supervisor
     from orchestrator.tracking import BackgroundTracker
