@@ -88,7 +88,7 @@ class Pace:
         clock: seconds that never go back.
     """
 
-    def __init__(self, seconds: float = SECONDS_BETWEEN, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
         self.restart()
@@ -112,7 +112,7 @@ class StoredCheckpoints:
 
     def __init__(self, storage: Storage, pace: Pace | None = None) -> None:
         self._storage = storage
-        self._pace = pace or Pace()
+        self._pace = pace or Pace(SECONDS_BETWEEN)
 
     def load(self, bundle: str) -> bytes | None:
         """The file kept for a bundle, if any; its training begins now."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
 import time
 import traceback
 from collections import defaultdict
@@ -171,17 +172,17 @@ class GroupRun:
 
         @functools.lru_cache(maxsize=1)
         def embedded(epoch: int) -> _Embedded:
-            return _embed(training, past, started)
+            return _embed(training, inputs, past, started)
 
         def score(unit: Unit) -> UnitRecord:
             return self._score(unit, configurations[unit.key], embedded(past.epoch))
 
         if past.epoch == 0:
-            past.initial = _diagnose(training.embed("target_sel"), training.centre, "_initial")
+            past.initial = _diagnose(_rows(training, inputs, "target_sel"), training.centre, "_initial")
         if ended := race.resume(past, score):
             yield Progress(ended)
         while race.open and past.epoch < method.epochs:
-            past.losses.append(training.fit_epoch())
+            past.losses.append(_checked(training.fit_epoch(), past.epoch + 1))
             past.seconds = time.perf_counter() - started
             ended = race.judge(past, score)
             if past.epoch < method.epochs:
@@ -329,8 +330,39 @@ def _frozen(arrays: SettingArrays) -> _Embedded:
     return _Embedded(parts, centre, [], diagnostics, None, 0.0)
 
 
-def _embed(training: Training, past: Past, started: float) -> _Embedded:
-    parts = {part: training.embed(part) for part in PARTS}
+def _checked(losses: dict[str, float], epoch: int) -> dict[str, float]:
+    """The losses of an epoch, which is a failure without them: a scheduler compares what others report.
+
+    Raises:
+        ValueError: there is no loss.
+        NonFinite: a loss is not a number.
+    """
+    if "loss" not in losses:
+        raise ValueError(f"epoch {epoch} reported no loss, only {sorted(losses)}")
+    broken = [name for name, value in losses.items() if not math.isfinite(value)]
+    if broken:
+        raise NonFinite(f"{broken[0]} is {losses[broken[0]]} in epoch {epoch}")
+    return losses
+
+
+def _rows(training: Training, inputs: TrainingInputs, part: Part) -> np.ndarray:
+    """Embeddings (n, e) of a part, one row per image.
+
+    Raises:
+        ValueError: there are more or fewer.
+        NonFinite: an embedding is NaN or infinite.
+    """
+    rows = training.embed(part)
+    expected = len(inputs.arrays.inputs[part])
+    if len(rows) != expected:
+        raise ValueError(f"the training gave {len(rows)} embeddings of the {expected} images of {part}")
+    if not np.isfinite(rows).all():
+        raise NonFinite(f"the embeddings of {part} are not all finite")
+    return rows
+
+
+def _embed(training: Training, inputs: TrainingInputs, past: Past, started: float) -> _Embedded:
+    parts = {part: _rows(training, inputs, part) for part in PARTS}
     diagnostics = {**past.initial, **_diagnose(parts["target_sel"], training.centre, "")}
     epochs = [{"epoch": float(epoch), **losses} for epoch, losses in enumerate(past.losses, 1)]
     seconds = time.perf_counter() - started

@@ -77,6 +77,7 @@ class Listener(tune.Callback):
         self._tell = tell
         self._halt = halt
         self._barren = 0
+        self._most = 0
 
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
         """Tune pickles its callbacks into a snapshot that is never restored; a progress bar cannot be."""
@@ -90,11 +91,17 @@ class Listener(tune.Callback):
         self._halt.fatal = self._halt.fatal or result.get("fatal", "")
         self._tell(result.get("finished", []), result.get("failed", []))
 
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Keep in mind how many workers there were at once."""
+        self._most = max(self._most, sum(other.status == "RUNNING" for other in trials))
+
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Count failures with no result between them: a cluster on which no worker works ends the sweep."""
+        """Count failures with no result between them: a cluster on which no worker works ends the sweep.
+
+        All workers may be lost at once, more than once, and each bundle under way may end two processes.
+        """
         self._barren += 1
-        running = sum(other.status == "RUNNING" for other in trials)
-        if self._barren > MAX_BARREN + 4 * running:
+        if self._barren > MAX_BARREN + 4 * self._most:
             last = _last_error(trial)
             self._halt.fatal = f"{self._barren} workers in a row ended without a result. The last: {last}"
 

@@ -21,6 +21,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.plan import Grid, Unit, default_configuration, group_units, within_budget
 from orchestrator.prepare import check_feasible, domain_fingerprints, draw_settings, prepare
 from orchestrator.progress import SweepProgress
+from orchestrator.ray_environment import set_ray_environment
 from orchestrator.rounds import Rounds, make_grid
 from orchestrator.spec import describe_spec, open_spec
 from orchestrator.status import read_status, show_status
@@ -180,6 +181,7 @@ def _run(
     config: SweepConfig, plan: Plan, console: Console, owner: Owner, address: str | None
 ) -> tuple[bool, bool]:
     """Prepare, run and log; say whether a stop was asked for, and whether the logging stopped early."""
+    set_ray_environment(address)
     from orchestrator.sweep import Ended, Supervisor
     from orchestrator.tracking import BackgroundTracker
 

@@ -11,27 +11,9 @@ import ray
 from orchestrator.config import SweepConfig
 from trainables.errors import TwofoldError
 
-RAY_ENVIRONMENT = {
-    # Ray's own loggers write three files per trial and cost more than a short trial does.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Ray turns tokens on for a local start and off for a remote one, unless it is told.
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray runs its workers at niceness 15, where anything else on the machine starves them.
-    "RAY_worker_niceness": "0",
-    # Tune's own tables would hide the progress shown here.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    # No snapshot of Tune's state is ever read.
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-    # Tune takes Ctrl-C as the end of one fit, and what is left would be fitted again.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}
-
 
 def start_ray(config: SweepConfig, address: str | None) -> bool:
     """Connect to a cluster, or start Ray here with an explicit number of cores; say whether we started it."""
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     # Tune complains that it finds no result files; the ledger has the results.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():

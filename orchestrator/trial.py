@@ -31,6 +31,9 @@ from trainables.memory import keep_freed_memory
 REPORT_SECONDS = 0.25
 """Records that come faster than this are reported to the driver together."""
 
+NODE_SECONDS = 5.0
+"""A node that does not answer within this time is lost."""
+
 
 @dataclass(frozen=True)
 class BoardJudge:
@@ -124,6 +127,9 @@ class UnitGroup(tune.Trainable):
             while progress is not None and not progress.epoch and time.monotonic() < until:
                 progress = next(self._steps, None)
                 finished.extend(progress.finished if progress else [])
+                if any(record.state == "failed" for record in finished):
+                    # What failed may have ended processes. Heard of at once, it is no sign of a broken node.
+                    break
         except OSError as error:
             return {"fatal": f"cannot write the ledger {self._launch.location}: {error}", "done": True}
         except TwofoldError as error:
@@ -243,6 +249,15 @@ def _node() -> str:
 
 
 def _is_alive(node: str) -> bool:
-    with contextlib.suppress(Exception):
-        return any(n["NodeID"] == node and n["Alive"] for n in ray.nodes())  # type: ignore[no-untyped-call]
+    """Whether a node is part of the cluster and answers: Ray misses one only after many seconds."""
+    if node == _node():
+        return True
+    known = {entry["NodeID"]: entry for entry in ray.nodes()}  # type: ignore[no-untyped-call]
+    if node not in known or not known[node]["Alive"]:
+        return False
+    address = (known[node]["NodeManagerAddress"], known[node]["NodeManagerPort"])
+    try:
+        socket.create_connection(address, timeout=NODE_SECONDS).close()
+    except OSError:
+        return False
     return True

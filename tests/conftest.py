@@ -19,6 +19,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     MLFLOW_DISABLE_TELEMETRY="true",
     RAY_AUTH_MODE="disabled",
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # listen on the loopback alone
     RAY_USAGE_STATS_ENABLED="0",
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
 )

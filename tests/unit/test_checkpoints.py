@@ -123,7 +123,7 @@ def test_a_number_that_is_not_finite_is_not_packed() -> None:
 
 def test_saving_is_due_a_minute_after_the_start_and_after_every_save() -> None:
     now = 1000.0
-    pace = Pace(clock=lambda: now)
+    pace = Pace(checkpoints.SECONDS_BETWEEN, clock=lambda: now)
     due = []
     for seconds in (0, 59.9, 60, 300):
         now = 1000 + seconds
