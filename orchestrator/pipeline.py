@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
@@ -20,11 +21,15 @@ from orchestrator.ledger import Ledger
 from orchestrator.plan import Grid, Unit, enumerate_grid, group_units, plan_units
 from orchestrator.prepare import check_feasible, domain_fingerprints, draw_settings, prepare
 from orchestrator.progress import SweepProgress
+from orchestrator.redact import redacted
 from trainables.cache import write_atomically
 from trainables.configuration import Configuration
 from trainables.errors import TwofoldError
 from trainables.seeding import stable_hash
 from trainables.types import Setting
+
+if TYPE_CHECKING:  # MLflow takes seconds to import
+    from orchestrator.tracking import Outbox
 
 SECONDS_PER_TRAINING = 4.0
 SECONDS_PER_SCORE = 0.15
@@ -130,7 +135,7 @@ def _run(
     started = time.perf_counter()
     prepared = prepare(config, plan.grid, plan.settings)
     console.print(f"Prepared images and features in {time.perf_counter() - started:.0f} s.", highlight=False)
-    tracker = BackgroundTracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
+    tracker = BackgroundTracker(_outbox(config, plan))
     with SweepProgress(console, len(left)) as progress:
 
         def on_ended(ended: Ended) -> None:
@@ -203,11 +208,12 @@ def make_report(config: SweepConfig, console: Console) -> None:
 
 def sync_tracking(config: SweepConfig, console: Console) -> bool:
     """Log what MLflow lacks; say whether it has everything now."""
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking import open_tracker
 
     plan = make_plan(config)
-    tracker = Tracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
-    console.print(f"{tracker.log(unit.key for unit in plan.units)} units logged to {config.mlflow_uri}.")
+    with open_tracker(_outbox(config, plan)) as tracker:
+        new = tracker.log(unit.key for unit in plan.units)
+    console.print(f"{new} units logged to {redacted(config.mlflow_uri)}.")
     # Without a report the sweep is still under way, and so is its parent run.
     return not (config.folder / "report.html").exists() or _finish_tracking(config, plan, console)
 
@@ -257,24 +263,29 @@ def _headline(config: SweepConfig, plan: Plan, recorded: int) -> str:
     )
 
 
-def _artifacts(config: SweepConfig) -> Path:
-    return config.output / "artifacts" / config.name
+def _outbox(config: SweepConfig, plan: Plan) -> Outbox:
+    from orchestrator.tracking import Outbox, Unshared
+
+    artifacts = config.output / "artifacts" / config.name
+    return Outbox(config.mlflow_uri, config.name, plan.ledger, artifacts, Unshared())
 
 
 def _finish_tracking(config: SweepConfig, plan: Plan, console: Console) -> bool:
     """Attach the results to the parent run; say whether MLflow took them."""
     from orchestrator.report.summary import summarise
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking import open_tracker
 
     names = ("report.html", "selection.json", "units.parquet", "config.yaml", "environment.json")
+    judged = (config.folder / "report.html").exists()
+    metrics = summarise(config.folder).metrics() if judged else {}
     try:
-        tracker = Tracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
-        tracker.log(unit.key for unit in plan.units)
-        judged = (config.folder / "report.html").exists()
-        metrics = summarise(config.folder).metrics() if judged else {}
-        tracker.finish([config.folder / name for name in names], metrics)
+        with open_tracker(_outbox(config, plan)) as tracker:
+            tracker.log(unit.key for unit in plan.units)
+            tracker.finish([config.folder / name for name in names], metrics)
     except TwofoldError as error:
         _report_untracked(config, error, console)
         return False
-    console.print(f"Browse the runs: mlflow ui --backend-store-uri {config.mlflow_uri}", highlight=False)
+    where = redacted(config.mlflow_uri)
+    command = "" if where.startswith("http") else "mlflow ui --backend-store-uri "
+    console.print(f"Browse the runs: {command}{where}", highlight=False)
     return True
