@@ -10,10 +10,10 @@ be away at any time, and each record still gets exactly one run:
    that was given up and reaches the server late does no harm: MLflow writes to no deleted run, and a run that
    it only now creates is never ended, and deleted by the next reading.
 3. Nothing remembered outlives a failure. A call that failed may have had its effect or not; so it is never
-   repeated as it is, neither here nor by MLflow, whose own retries are off. The writer starts again by reading
-   what is logged.
-4. A driver that was suspended for longer than its lease lasts may end one run before it asks again. If another
-   driver has logged the same record meanwhile, the next reading keeps the older of the two runs.
+   repeated as it is, neither here nor by MLflow, whose own retries are off. The writer starts again by
+   reading what is logged.
+4. A driver that was suspended for longer than its lease lasts may end one run before it asks again. Where
+   another driver has logged the same record meanwhile, the next reading keeps the older of the two runs.
 
 The end of a sweep and ``twofold sync`` each read anew, so what they leave behind is in order.
 """
@@ -55,8 +55,8 @@ SWEEP_TAG = "twofold.sweep"
 KEY_TAG = "twofold.key"
 PARENT_TAG = "mlflow.parentRunId"
 MAX_PARAM_LENGTH = 6000
-# A server needs 2 ms for each run that it lists; a page must come well within the time-out.
-PAGE_RUNS = 500
+# A busy server needs up to 10 ms for each run that it lists; a page must come well within the time-out.
+PAGE_RUNS = 250
 RUN_STATUS = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -355,8 +355,8 @@ def _reported(uri: str) -> Iterator[None]:
         reason = " ".join(without_secrets(str(error) or type(error).__name__, uri).split())[:300]
         raise TwofoldError(
             f"MLflow at {redacted(uri)} does not take runs: {reason}. Start the server, or leave out "
-            "`tracking_uri` and MLFLOW_TRACKING_URI to log to a local file. A server that answers 403 must be "
-            "started with --allowed-hosts and the host name in this address."
+            "`tracking_uri` and MLFLOW_TRACKING_URI to log to a local file. A server that answers 403 must "
+            "be started with --allowed-hosts and the host name in this address."
         ) from None
 
 
