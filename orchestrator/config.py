@@ -122,7 +122,9 @@ def load_config(path: Path, overrides: Sequence[str] = (), name: str | None = No
         return SweepConfig.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
-        raise TwofoldError("\n".join([f"{path} is not a valid sweep file:", *lines])) from error
+        text = "\n".join([f"{path} is not a valid sweep file:", *lines])
+        # Its cause would repeat the keys and values as they are.
+        raise TwofoldError(redacted(text)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -165,7 +167,7 @@ def _explain(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"  {where}: this key is required"
     message = re.sub(r"^Value error, ", "", error["msg"])
-    shown = "" if error["type"] == "value_error" else f" (got {redacted(repr(error['input']))})"
+    shown = "" if error["type"] == "value_error" else f" (got {error['input']!r})"
     return f"  {where}: {message}{shown}"
 
 
