@@ -352,12 +352,18 @@ def _reported(uri: str) -> Iterator[None]:
         ) from None
     except Exception as error:
         # MLflow passes on whatever its database driver raises. The cause is cut off: it may hold a password.
-        reason = " ".join(without_secrets(str(error) or type(error).__name__, uri).split())[:300]
+        reason = _shortened(without_secrets(str(error) or type(error).__name__, uri))
         raise TwofoldError(
             f"MLflow at {redacted(uri)} does not take runs: {reason}. Start the server, or leave out "
             "`tracking_uri` and MLFLOW_TRACKING_URI to log to a local file. A server that answers 403 must "
             "be started with --allowed-hosts and the host name in this address."
         ) from None
+
+
+def _shortened(text: str) -> str:
+    """One line of at most 300 characters; what went wrong stands at the end of a long one, what for before."""
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else f"{line[:115]} ... {line[-180:]}"
 
 
 def _check_database_answers(uri: str) -> None:

@@ -389,7 +389,7 @@ def test_a_server_that_answers_for_ever_is_given_up(ledger: Ledger) -> None:
     def drip(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-        for _ in range(100):
+        for _ in range(40):
             connection.sendall(b" ")
             time.sleep(0.2)
 
