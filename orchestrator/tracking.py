@@ -361,7 +361,7 @@ def _reported(uri: str) -> Iterator[None]:
 
 
 def _shortened(text: str) -> str:
-    """One line of at most 300 characters; what went wrong stands at the end of a long one, what for before."""
+    """One line of at most 300 characters: of a long text the beginning, and the end with the cause."""
     line = " ".join(text.split())
     return line if len(line) <= 300 else f"{line[:115]} ... {line[-180:]}"
 
