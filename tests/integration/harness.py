@@ -227,6 +227,10 @@ class TrackingServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         self.launch()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it answers."""
         wait_until(lambda: _answers(f"{self.address}/health"), 90)
 
     def kill(self, with_signal: int = signal.SIGKILL) -> None:

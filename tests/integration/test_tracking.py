@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import threading
-import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,11 +196,15 @@ def test_a_writer_outlives_a_server_that_is_down_at_start_and_again_later(
     assert_each_once(flaky.address, "stubs", keys)
 
 
+# Of these calls this many are answered before an answer gets lost; the first run created is the parent.
+LOST = {"runs/create": (0, 4), "runs/log-batch": (5,), "runs/update": (7,), "runs/delete": (0,)}
+
+
 @contextlib.contextmanager
-def losing_answers(server: str, every: int) -> Iterator[str]:
-    """A way to ``server`` on which every so many requests arrive and their answers do not."""
+def losing_answers(server: str, lost: list[str]) -> Iterator[str]:
+    """A way to ``server`` on which every request arrives, and some answers do not: those are noted."""
     port = int(server.rpartition(":")[2])
-    requests = iter(range(1, 1_000_000))
+    made: Counter[str] = Counter()
 
     def forward(connection: socket.socket) -> None:
         request = b""
@@ -210,7 +214,11 @@ def losing_answers(server: str, every: int) -> Iterator[str]:
         with socket.create_connection(("127.0.0.1", port)) as onward:
             onward.sendall(head + b"\r\nConnection: close\r\n\r\n" + body)
             answer = b"".join(iter(lambda: onward.recv(65536), b""))
-        if next(requests) % every:
+        call = "/".join(head.split()[1].decode().split("/")[-2:])
+        made[call] += 1
+        if made[call] - 1 in LOST.get(call, ()):
+            lost.append(call)
+        else:
             connection.sendall(answer)
 
     with listener(forward) as address:
@@ -229,12 +237,14 @@ def test_a_call_whose_answer_is_lost_is_not_made_twice(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.tracking.FIRST_PAUSE_SECONDS", 0.05)
-    ledger, keys = stub_ledger(tmp_path, 30)
-    with losing_answers(server, every=11) as address:
+    ledger, keys = stub_ledger(tmp_path, 12)
+    lost: list[str] = []
+    with losing_answers(server, lost) as address:
         writer = BackgroundTracker(Outbox(address, "lost", ledger, tmp_path, Unshared()))
         writer.put(keys)
         wait_until(lambda: writer.waiting == 0, 60)
-        writer.close()
+        assert writer.close() is None
+    assert Counter(lost) == {call: len(times) for call, times in LOST.items()}
     with open_tracker(Outbox(server, "lost", ledger, tmp_path, Unshared())) as tracker:
         assert tracker.log(keys) == 0
     assert_each_once(server, "lost", keys)
@@ -242,18 +252,17 @@ def test_a_call_whose_answer_is_lost_is_not_made_twice(
     assert len(parents) == 1
 
 
-UNITS = 300
+UNITS = 120
 
 
 @pytest.fixture(scope="module")
 def many_units(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep file of 300 units of a few milliseconds, in thirty settings."""
+    """A sweep file of 120 units of a few milliseconds, in twelve settings."""
     folder = tmp_path_factory.mktemp("many")
-    data = folder_data(draw_domains(folder / "images"), split_seeds=list(range(10)))
-    cells = {"alignment": "identity", "clusterer": "density", "score": "knn"}
-    return write_space(
-        folder / "many.yaml", cache, data=data, space=[{**cells, "neighbours": list(range(1, 11))}]
-    )
+    root = draw_domains(folder / "images")
+    data = folder_data(root, classes=["plain bar", "Größe"], split_seeds=list(range(6)))
+    grid = {"alignment": "identity", "clusterer": "density", "score": "knn", "neighbours": [*range(1, 11)]}
+    return write_space(folder / "many.yaml", cache, data=data, space=[grid])
 
 
 def recorded(folder: Path) -> list[float]:
@@ -265,24 +274,21 @@ def recorded(folder: Path) -> list[float]:
     return sorted(times)
 
 
-def duration(folder: Path, command: float) -> float:
-    """Seconds from the command to the last record: what a sweep that waits for MLflow would prolong."""
-    return recorded(folder)[-1] - command
+def duration(folder: Path) -> float:
+    """Seconds from the first record to the last: what a sweep that waits for MLflow would prolong."""
+    times = recorded(folder)
+    assert len(times) == UNITS
+    return times[-1] - times[0]
 
 
 def test_an_outage_in_the_middle_third_does_not_slow_the_sweep(
     ray_local: None, many_units: Path, flaky: TrackingServer
 ) -> None:
-    """10 % and 4 s: twice what two equal sweeps differ by on a busy machine, and less than the outage."""
+    """10 % and 4 s: what two equal sweeps may differ by on a busy machine, and less than the outage."""
     flaky.start()
     arguments = [str(many_units), *sets(f"tracking_uri={flaky.address}")]
-    assert (
-        twofold_here("plan", *arguments).code == 0
-    )  # whatever is computed once is not part of the comparison
-    started = time.time()
-    assert twofold_here("sweep", *arguments, "--name", "up").code == 0
     folder = many_units.parent
-    up = duration(folder / "up", started)
+    assert twofold_here("sweep", *arguments, "--name", "up").code == 0
 
     def outage() -> None:
         wait_until(lambda: len(recorded(folder / "down")) >= UNITS / 3, 60)
@@ -292,18 +298,15 @@ def test_an_outage_in_the_middle_third_does_not_slow_the_sweep(
 
     away = threading.Thread(target=outage)
     away.start()
-    started = time.time()
     done = twofold_here("sweep", *arguments, "--name", "down")
     away.join()
-    assert len(recorded(folder / "down")) == UNITS
-    assert duration(folder / "down", started) < 1.1 * up + 4
-    if done.code:
-        assert "twofold sync" in done.message
-    wait_until(lambda: twofold_here("sync", folder / "down").code == 0, 60)
+    assert duration(folder / "down") < 1.1 * duration(folder / "up") + 4
+    assert done.code == 0 or "twofold sync" in done.message
+    flaky.wait()
+    assert twofold_here("sync", folder / "down").code == 0
     for name in ("up", "down"):
-        assert_each_once(
-            flaky.address, name, [path.stem for path in (folder / name / "units").glob("*.arrow")]
-        )
+        keys = [path.stem for path in (folder / name / "units").glob("*.arrow")]
+        assert_each_once(flaky.address, name, keys)
         assert [run.info.status for run in runs_of(flaky.address, name)[0]] == ["FINISHED"]
     assert "0 units logged" in twofold_here("sync", folder / "down").message
 
@@ -313,27 +316,30 @@ def test_an_outage_in_the_middle_third_does_not_slow_the_sweep(
 SECRET = "s3cr3t-pässwörd"
 
 
-def test_a_password_is_nowhere_but_in_the_environment(untracked: Sweep, server: str, tmp_path: Path) -> None:
-    """Sweep and sync with a server that is away, one that is there, and a database that is away."""
+def test_a_password_is_nowhere_but_in_the_environment(
+    untracked: Sweep,
+    server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A sweep while the server is away, a sync with a database that is away, a sync with the server."""
     space = tmp_path / "secret.yaml"
     content = untracked.space.read_text().replace("tracking_uri:", "# ").replace("name: away", "name: secret")
-    space.write_text(content)
-    port = free_port()
-    with_password = {
-        "away": f"http://me:{SECRET}@127.0.0.1:{port}",
-        "database": f"postgresql://me:{SECRET}@127.0.0.1:{port}/db",
-        "there": server.replace("://", f"://me:{SECRET}@"),
-    }
+    space.write_text(content.replace(f"output: {untracked.space.parent}", f"output: {tmp_path / 'runs'}"))
+    folder = tmp_path / "runs" / "secret"
+    away = f"me:{SECRET}@127.0.0.1:{free_port()}"
     said: list[Finished] = []
-    for address in with_password.values():
-        environment = {"MLFLOW_TRACKING_URI": address}
-        overrides = sets(f"output={tmp_path / 'runs'}")
-        said.append(twofold("sweep", space, *overrides, env=environment))
-        said.append(twofold("sync", tmp_path / "runs" / "secret", env=environment))
-    assert [done.code for done in said] == [1, 2, 1, 2, 0, 0], [done.output for done in said]
-    assert "me:***@127.0.0.1" in said[0].message and "me:***@127.0.0.1" in said[5].message
-    for done in said:
-        assert SECRET not in done.output and "Traceback" not in done.output
+    for address, command in (
+        (f"http://{away}", ("sweep", space)),
+        (f"postgresql://{away}/db", ("sync", folder)),
+        (server.replace("://", f"://me:{SECRET}@"), ("sync", folder)),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        said.append(twofold_here(*command))
+    assert [done.code for done in said] == [1, 2, 0], [done.output for done in said]
+    assert all("me:***@127.0.0.1" in done.message for done in said)
+    assert SECRET not in "".join([*(done.output for done in said), *capfd.readouterr()])
     files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert len(files) > 10
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
