@@ -231,6 +231,7 @@ class Tracker:
             return str(found.experiment_id)
         is_server = self._outbox.uri.startswith("http")
         location = None if is_server else self._outbox.artifacts.absolute().as_uri()
+        self._turn.check()
         return str(self._client.create_experiment(self._outbox.sweep, artifact_location=location))
 
     def _read_runs(self) -> list[Run]:
@@ -456,7 +457,7 @@ class BackgroundTracker:
 
     def _work(self) -> None:
         """Attempt after attempt, until one has logged everything or comes too late."""
-        outage = 0  # attempts since the last one that logged anything
+        next_pause = FIRST_PAUSE_SECONDS
         while True:
             started, is_last = time.monotonic(), self._closing.is_set()
             try:
@@ -470,8 +471,8 @@ class BackgroundTracker:
             except Exception as error:
                 # The sweep is worth more than its log: it goes on, and the command line reports this.
                 self._failure = error
-                outage = 1 if self._last_logged > started else outage + 1
-                pause = min(FIRST_PAUSE_SECONDS * 2 ** (outage - 1), LONGEST_PAUSE_SECONDS)
+                pause = FIRST_PAUSE_SECONDS if self._last_logged > started else next_pause
+                next_pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             finally:
                 self._turn.give_back()
             if self._is_over(is_last and self._last_logged < started):
