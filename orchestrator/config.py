@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import types
 import typing
@@ -14,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from orchestrator.proxies.base import check_objective
 from orchestrator.ranges import Range
+from orchestrator.redact import redacted
 from trainables.configuration import check_keys
 from trainables.errors import TwofoldError, nearest_name
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class DataConfig(_Section):
@@ -103,7 +105,9 @@ class SweepConfig(_Section):
     ledger: str | None = Field(
         None, description="folder or s3://, gs:// address of the unit records; null = the sweep's folder"
     )
-    tracking_uri: str | None = Field(None, description="MLflow; null = sqlite file in the output folder")
+    tracking_uri: str | None = Field(
+        None, description="MLflow; null = $MLFLOW_TRACKING_URI, else a sqlite file in the output folder"
+    )
 
     @field_validator("ledger")
     @classmethod
@@ -152,6 +156,16 @@ class SweepConfig(_Section):
             raise ValueError(str(error)) from error
         return value
 
+    @field_validator("tracking_uri")
+    @classmethod
+    def _without_password(cls, value: str | None) -> str | None:
+        if value is not None and redacted(value) != value:
+            raise ValueError(
+                "this address holds a password, which would be written to config.yaml. Leave `tracking_uri` "
+                "out and put the address into the environment variable MLFLOW_TRACKING_URI"
+            )
+        return value
+
     @property
     def folder(self) -> Path:
         """Folder of this sweep's settings, records, selection and report."""
@@ -164,8 +178,9 @@ class SweepConfig(_Section):
 
     @property
     def mlflow_uri(self) -> str:
-        """Tracking URI of MLflow."""
-        return self.tracking_uri or f"sqlite:///{(self.output / 'mlflow.db').absolute()}"
+        """Tracking URI of MLflow; it may hold a password, so show only what ``redacted`` makes of it."""
+        given = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        return given or f"sqlite:///{(self.output / 'mlflow.db').absolute()}"
 
 
 def _read_range(key: str, value: Any) -> Any:
@@ -194,7 +209,9 @@ def load_config(path: Path, overrides: Sequence[str] = (), name: str | None = No
         return SweepConfig.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
-        raise TwofoldError("\n".join([f"{path} is not a valid sweep file:", *lines])) from error
+        text = "\n".join([f"{path} is not a valid sweep file:", *lines])
+        # Its cause would repeat the keys and values as they are.
+        raise TwofoldError(redacted(text)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -203,7 +220,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise TwofoldError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TwofoldError(f"{path} is not YAML: {error}") from error
+        raise TwofoldError(f"{path} is not YAML: {redacted(str(error))}") from None
     if not isinstance(raw, dict):
         raise TwofoldError(f"{path} must hold a mapping with the keys {', '.join(SweepConfig.model_fields)}")
     return raw
@@ -212,8 +229,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _apply(raw: dict[str, Any], override: str) -> None:
     """Set one ``a.b.0.c=value`` in place; sections that are absent are created."""
     key, separator, text = override.partition("=")
+    shown = redacted(override)
     if not separator:
-        raise TwofoldError(f"--set {override}: write it as key=value, for example --set data.image_size=64")
+        raise TwofoldError(f"--set {shown}: write it as key=value, for example --set data.image_size=64")
     *parents, last = key.split(".")
     node: Any = raw
     try:
@@ -221,9 +239,9 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
         node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
     except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise TwofoldError(f"--set {override}: there is no '{key}' to set") from error
-    except yaml.YAMLError as error:
-        raise TwofoldError(f"--set {override}: the value is not YAML") from error
+        raise TwofoldError(f"--set {shown}: there is no '{redacted(key)}' to set") from error
+    except yaml.YAMLError:
+        raise TwofoldError(f"--set {shown}: the value is not YAML") from None
 
 
 def _explain(error: Mapping[str, Any], root: type[BaseModel] = SweepConfig) -> str:

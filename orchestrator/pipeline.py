@@ -22,6 +22,7 @@ from orchestrator.plan import Grid, Unit, default_configuration, group_units, wi
 from orchestrator.prepare import check_feasible, domain_fingerprints, draw_settings, prepare
 from orchestrator.progress import SweepProgress
 from orchestrator.ray_environment import set_ray_environment
+from orchestrator.redact import redacted
 from orchestrator.rounds import Rounds, make_grid
 from orchestrator.spec import describe_spec, open_spec
 from orchestrator.status import read_status, show_status
@@ -32,8 +33,9 @@ from trainables.errors import TwofoldError
 from trainables.seeding import stable_hash
 from trainables.types import Setting
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Ray and MLflow take seconds to import
     from orchestrator.sweep import Supervisor
+    from orchestrator.tracking import Outbox
 
 SECONDS_PER_TRAINING = 4.0
 SECONDS_PER_SCORE = 0.15
@@ -111,7 +113,7 @@ def run_sweep(
         if left:
             stopped, untracked = _run(config, plan, console, owner, address)
         if not stopped:
-            untracked = not _conclude(config, plan, console, untracked)
+            untracked = not _conclude(config, plan, console, owner, untracked)
     else:
         console.print(f"Nothing is left to run. The report is {config.folder / 'report.html'}.")
     return _outcome(config, plan, console, untracked, stopped)
@@ -133,14 +135,14 @@ def _outcome(config: SweepConfig, plan: Plan, console: Console, untracked: bool,
     return Outcome(len(rows) - len(failed), len(failed), untracked, stopped)
 
 
-def _conclude(config: SweepConfig, plan: Plan, console: Console, untracked: bool) -> bool:
+def _conclude(config: SweepConfig, plan: Plan, console: Console, owner: Owner, untracked: bool) -> bool:
     """Choose, report and end the tracking; say whether MLflow has everything."""
     plan.ledger.compact([unit.key for unit in plan.units], config.folder / "units.parquet")
     states = plan.ledger.states(unit.key for unit in plan.units)
     if "done" in states.values():
         choose(config, console)
         make_report(config, console)
-    tracked = not untracked and _finish_tracking(config, plan, console)
+    tracked = not untracked and _finish_tracking(config, plan, console, owner)
     if tracked and len(states) == len(plan.units):
         _write(_completion(config), _planned(plan))
     return tracked
@@ -188,7 +190,7 @@ def _run(
     launched = time.time()
     prepared = prepare(config, plan.grid, plan.settings)
     console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
-    tracker = BackgroundTracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
+    tracker = BackgroundTracker(_outbox(config, plan, owner))
     total = plan.rounds.most - len(plan.units) + len(plan.rounds.missing())
     with SweepProgress(console, min(total, config.budget.units or total)) as progress:
 
@@ -296,13 +298,14 @@ def make_report(config: SweepConfig, console: Console) -> None:
 
 def sync_tracking(config: SweepConfig, console: Console) -> bool:
     """Log what MLflow lacks; say whether it has everything now."""
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking import open_tracker
 
-    plan = make_plan(config)
-    tracker = Tracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
-    console.print(f"{tracker.log(unit.key for unit in plan.units)} units logged to {config.mlflow_uri}.")
+    plan, owner = make_plan(config), Owner.here()
+    with open_tracker(_outbox(config, plan, owner)) as tracker:
+        new = tracker.log(unit.key for unit in plan.units)
+    console.print(f"{new} units logged to {redacted(config.mlflow_uri)}.")
     # Without a report the sweep is still under way, and so is its parent run.
-    return not (config.folder / "report.html").exists() or _finish_tracking(config, plan, console)
+    return not (config.folder / "report.html").exists() or _finish_tracking(config, plan, console, owner)
 
 
 def forget_failed(config: SweepConfig, console: Console) -> None:
@@ -354,24 +357,29 @@ def _headline(config: SweepConfig, plan: Plan) -> str:
     )
 
 
-def _artifacts(config: SweepConfig) -> Path:
-    return config.output / "artifacts" / config.name
+def _outbox(config: SweepConfig, plan: Plan, owner: Owner) -> Outbox:
+    from orchestrator.tracking import Outbox
+
+    artifacts = config.output / "artifacts" / config.name
+    return Outbox(config.mlflow_uri, config.name, plan.ledger, artifacts, Leases(plan.storage, owner))
 
 
-def _finish_tracking(config: SweepConfig, plan: Plan, console: Console) -> bool:
+def _finish_tracking(config: SweepConfig, plan: Plan, console: Console, owner: Owner) -> bool:
     """Attach the results to the parent run; say whether MLflow took them."""
     from orchestrator.report.summary import summarise
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking import open_tracker
 
     names = ("report.html", "selection.json", "units.parquet", "config.yaml", "environment.json")
+    judged = (config.folder / "report.html").exists()
+    metrics = summarise(config.folder).metrics() if judged else {}
     try:
-        tracker = Tracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
-        tracker.log(unit.key for unit in plan.units)
-        judged = (config.folder / "report.html").exists()
-        metrics = summarise(config.folder).metrics() if judged else {}
-        tracker.finish([config.folder / name for name in names], metrics)
+        with open_tracker(_outbox(config, plan, owner)) as tracker:
+            tracker.log(unit.key for unit in plan.units)
+            tracker.finish([config.folder / name for name in names], metrics)
     except TwofoldError as error:
         _report_untracked(config, error, console)
         return False
-    console.print(f"Browse the runs: mlflow ui --backend-store-uri {config.mlflow_uri}", highlight=False)
+    where = redacted(config.mlflow_uri)
+    command = "" if where.startswith("http") else "mlflow ui --backend-store-uri "
+    console.print(f"Browse the runs: {command}{where}", highlight=False)
     return True

@@ -23,6 +23,8 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
 )
+# The tests' runs do not belong on the server of the person who runs them.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 import pytest
 from hypothesis import settings

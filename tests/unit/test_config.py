@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def message(path: Path, *overrides: str) -> str:
     return str(error.value)
 
 
-def test_defaults(tmp_path: Path) -> None:
+def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config = load_config(write(tmp_path))
     assert config.data.contamination == [0.1] and config.data.split_seeds == config.seeds == [0]
     assert config.resources.trainings_per_trial >= 1 and config.data.pairs is None
@@ -204,3 +206,58 @@ def test_written_configuration_reads_back(tmp_path: Path) -> None:
     copy_ = tmp_path / "copy.yaml"
     copy_.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     assert load_config(copy_) == config
+
+
+# ---- passwords ----------------------------------------------------------------------------------
+
+SECRET = "s3cr3t"
+ADDRESSES = [
+    f"postgresql://me:{SECRET}@host/db",
+    f"http://me:{SECRET}@host:5000",
+    f"postgresql://host/db?user=me&password={SECRET}",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_tracking_uri_with_a_password_is_refused_with_the_remedy(tmp_path: Path, address: str) -> None:
+    for text in (
+        message(write(tmp_path, tracking_uri=address)),
+        message(write(tmp_path), f"tracking_uri={address}"),
+    ):
+        assert "tracking_uri: " in text and "MLFLOW_TRACKING_URI" in text
+        assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"http://me:{SECRET}@host",
+        f"tracking_uri.0=http://me:{SECRET}@host",
+        f"name.x=http://me:{SECRET}@host",
+        f"tracking_uri=[http://me:{SECRET}@host",
+        f"tracking_uri=[http://me:{SECRET}@host]",
+        f"output=[http://me:{SECRET}@host]",
+        f"http://me:{SECRET}@host?a=b",
+    ],
+)
+def test_no_other_mistake_shows_the_password(tmp_path: Path, override: str) -> None:
+    with pytest.raises(TwofoldError) as error:
+        load_config(write(tmp_path), [override])
+    shown = "".join(traceback.format_exception(error.value))
+    assert SECRET not in shown and "***" in str(error.value)
+
+
+def test_a_file_that_is_not_yaml_does_not_show_the_password(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(f"tracking_uri: http://me:{SECRET}@host: {{\n")
+    assert SECRET not in message(path)
+
+
+def test_the_environment_gives_the_address_where_the_file_gives_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESSES[0])
+    config = load_config(write(tmp_path))
+    assert config.mlflow_uri == ADDRESSES[0]
+    assert SECRET not in config.model_dump_json() + repr(config)
+    assert load_config(write(tmp_path, tracking_uri="http://host:1")).mlflow_uri == "http://host:1"
