@@ -178,10 +178,9 @@ def test_a_finite_block_that_is_best_does_not_end_the_search(path: Path) -> None
 
 
 def test_it_learns(path: Path) -> None:
-    records = run(OptunaSearch(config(60), path), count=2)
-    values = [quality(Configuration.parse(r.config)) for r in records]
-    assert np.mean(values[-20:]) > np.mean(values[:15]) + 0.2
-    assert max(values) == 2
+    records = run(OptunaSearch(config(30, space=SPACE[:1]), path), count=2)
+    distances = [abs(r.config["keep"] - 0.8) for r in records]
+    assert np.mean(distances[-10:]) < np.mean(distances[:10]) / 2
 
 
 def test_tells_the_mean_of_the_seeds_once_all_are_there(path: Path) -> None:
@@ -214,17 +213,17 @@ def test_what_has_no_objective_is_told_as_such(
     assert text_of(one) not in keys(search.ask("s", 1))
 
 
-OUTCOMES = st.lists(st.sampled_from(["good", "undefined", "failed", "stopped"]), min_size=12, max_size=12)
+OUTCOMES = st.lists(st.sampled_from(["good", "undefined", "failed", "stopped"]), min_size=8, max_size=8)
 
 
 @given(outcomes=OUTCOMES, count=st.integers(1, 5), restart=st.integers(1, 4))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_all_are_told_and_none_is_nan(
     path: Path, outcomes: list[str], count: int, restart: int
 ) -> None:
     path.unlink(missing_ok=True)
     left, seen = iter(outcomes), []
-    search = OptunaSearch(config(12), path)
+    search = OptunaSearch(config(8), path)
     for number in itertools.count():
         if not (round_ := search.ask("s", count)):
             break
@@ -234,10 +233,10 @@ def test_whatever_happens_all_are_told_and_none_is_nan(
             state = outcome if outcome in ("failed", "stopped") else "done"
             search.tell([make(one, quality=quality(one), state="done" if make is undefined else state)])
         if number % restart == 0:
-            search = OptunaSearch(config(12), path)
-    assert len(set(seen)) == len(seen) == 12
+            search = OptunaSearch(config(8), path)
+    assert len(set(seen)) == len(seen) == 8
     trials = stored(path)
-    assert len(trials) == 12 and all(trial.state.is_finished() for trial in trials)
+    assert len(trials) == 8 and all(trial.state.is_finished() for trial in trials)
     assert all(np.isfinite(trial.value) for trial in trials if trial.state == TrialState.COMPLETE)
     assert sum(trial.state == TrialState.COMPLETE for trial in trials) == outcomes.count("good")
 
