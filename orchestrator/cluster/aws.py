@@ -1,6 +1,6 @@
 """Node types on AWS, held against botocore's own description of ``RunInstances``.
 
-``node_config`` is passed on to EC2 at launch, minutes after ``ray up`` accepted it; Ray's schema takes anything there.
+``node_config`` is passed on to EC2 at launch, minutes after ``ray up`` accepted it: Ray looks at none of it.
 """
 
 from __future__ import annotations
@@ -46,13 +46,17 @@ def _type_findings(kind: dict[str, Any], node: dict[str, Any], key: str, head: b
 
 
 def _run_instances() -> Any | None:
-    """botocore's description of the request, which comes with the package; None without botocore."""
+    """What botocore knows of the request, which comes with the package; None without botocore."""
     try:
         from botocore.loaders import Loader
         from botocore.model import ServiceModel
     except ImportError:
         return None
-    return ServiceModel(Loader().load_service_model("ec2", "service-2")).operation_model("RunInstances").input_shape
+    return (
+        ServiceModel(Loader().load_service_model("ec2", "service-2"))
+        .operation_model("RunInstances")
+        .input_shape
+    )
 
 
 def _request_findings(node: dict[str, Any], request: Any, key: str) -> Iterator[Finding]:
@@ -93,7 +97,8 @@ def _security_findings(config: dict[str, Any]) -> Iterator[Finding]:
         if any(entry in WORLD for entry in ranges) and ports != (22, 22):
             yield Finding(
                 f"provider.security_group.IpPermissions.{index}",
-                f"opens ports {ports[0]} to {ports[1]} to the world: name your own addresses, or leave it out and "
+                f"opens ports {ports[0]} to {ports[1]} to the world: name your own addresses, or leave "
+                "it out and "
                 "reach services by `ray attach -p PORT`",
             )
 
@@ -107,7 +112,8 @@ def _profile_findings(config: dict[str, Any], types: dict[str, Any]) -> Iterator
         if name != config.get("head_node_type") and "IamInstanceProfile" not in node:
             yield Finding(
                 f"{TYPES}.{name}.node_config.IamInstanceProfile",
-                "is missing: workers write their records to the bucket, and Ray gives a profile to the head only "
+                "is missing: workers write their records to the bucket, and Ray gives a profile to the "
+                "head only "
                 "(docs/cluster.md)",
             )
 
@@ -120,7 +126,8 @@ def _spot_findings(types: dict[str, Any]) -> Iterator[Finding]:
     if spot and not rest:
         yield Finding(
             f"{TYPES}.{spot[0]}",
-            "there are spot workers only: without capacity the sweep waits. Add an on-demand type of lower priority",
+            "there are spot workers only: without capacity the sweep waits. Add an on-demand type of "
+            "lower priority",
             warning=True,
         )
 

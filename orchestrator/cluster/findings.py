@@ -34,7 +34,7 @@ def join(*parts: object) -> str:
 
 
 def section(value: Any) -> dict[str, Any]:
-    """Return ``value`` where it is a mapping, and an empty one otherwise: its type is another finding's matter."""
+    """Return ``value`` where it is a mapping, otherwise an empty one: wrong types are named elsewhere."""
     return value if isinstance(value, dict) else {}
 
 

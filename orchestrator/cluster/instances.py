@@ -1,6 +1,6 @@
 """CPUs and GPUs of common instance types: vendors' tables of 2025, for contradictions only.
 
-Sources: aws.amazon.com/ec2/instance-types and cloud.google.com/compute/docs/gpus. An unlisted type is not judged.
+From aws.amazon.com/ec2/instance-types and cloud.google.com/compute/docs/gpus. Other types are not judged.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ GCP: dict[str, tuple[int, int, str]] = {
     "a2-megagpu-16g": (96, 16, "A100"),
     **{f"a2-ultragpu-{gpus}g": (12 * gpus, gpus, "A100") for gpus in (1, 2, 4, 8)},
     **{f"a3-highgpu-{gpus}g": (26 * gpus, gpus, "H100") for gpus in (1, 2, 4, 8)},
-    **{f"{series}-standard-{cpus}": (cpus, 0, "") for series in ("n1", "n2", "e2") for cpus in (2, 4, 8, 16, 32)},
+    **{
+        f"{series}-standard-{cpus}": (cpus, 0, "")
+        for series in ("n1", "n2", "e2")
+        for cpus in (2, 4, 8, 16, 32)
+    },
 }
 # How many of a GPU one instance of the n1 series may carry.
 ACCELERATORS = {

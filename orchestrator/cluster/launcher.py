@@ -1,7 +1,7 @@
 """Ray's own verdict on a launcher file.
 
-``prepare_config`` and ``validate_config`` are private to Ray, and public by name in none of its versions. They are
-wrapped here alone; the version in constraints.txt is the one that they are known to work with.
+``prepare_config`` and ``validate_config`` are private to Ray and may change with any version. They are used
+here alone, and known to work with the version in constraints.txt.
 """
 
 from __future__ import annotations
@@ -9,8 +9,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import jsonschema
+import ray.autoscaler
+from ray.autoscaler._private.util import prepare_config, validate_config
 
 from orchestrator.cluster.findings import Finding, hint, join, section
 
@@ -22,14 +29,12 @@ def launcher_findings(config: dict[str, Any]) -> Iterator[Finding]:
 
     Ray stops at its first objection; its schema is applied here once more, for all of them.
     """
-    import jsonschema
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
     found = list(_schema_findings(config))
     yield from found
     # What the schema names already is not repeated in Ray's words.
     if found:
         return
+    logging.getLogger("ray.autoscaler").setLevel(logging.WARNING)
     output = io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -45,12 +50,6 @@ def launcher_findings(config: dict[str, Any]) -> Iterator[Finding]:
 
 def _schema_findings(config: dict[str, Any]) -> Iterator[Finding]:
     """Apply Ray's schema to the file as it is written, for all mistakes at once."""
-    import json
-    from pathlib import Path
-
-    import jsonschema
-    import ray.autoscaler
-
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     # `ray up` moves it elsewhere before it validates.
     known = {name: value for name, value in config.items() if name != "min_workers"}

@@ -31,7 +31,9 @@ def node_findings(config: dict[str, Any]) -> Iterator[Finding]:
             yield from _head_findings(section(kind), key)
             continue
         if least > most:
-            yield Finding(f"{key}.min_workers", f"{least} is more than its max_workers, {most}: raise that one")
+            yield Finding(
+                f"{key}.min_workers", f"{least} is more than its max_workers, {most}: raise that one"
+            )
         if most > total:
             yield Finding(
                 f"{key}.max_workers",
@@ -50,4 +52,6 @@ def _head_findings(kind: dict[str, Any], key: str) -> Iterator[Finding]:
             "trials would run on the head beside the driver and MLflow: write resources: {CPU: 0}",
         )
     if kind.get("min_workers", 0) or kind.get("max_workers", 0):
-        yield Finding(f"{key}.max_workers", "more nodes of the head's type run no trials either: leave it out")
+        yield Finding(
+            f"{key}.max_workers", "more nodes of the head's type run no trials either: leave it out"
+        )

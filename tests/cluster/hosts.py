@@ -1,8 +1,8 @@
 """Hosts on one machine: each a network, process and mount namespace with an sshd, on a bridge of their own.
 
-A host sees the machine's files, but has its own /home, /tmp, /dev/shm and user ``ubuntu``; /srv is common to all. The
-first one is the laptop. Its bridge is not connected to the machine's network, and everything ends with the
-process that started it.
+A host sees the machine's files, but has its own /home, /tmp, /dev/shm and user ``ubuntu``; /srv is common to
+all. The first one is the laptop. Its bridge is not connected to the machine's network, and everything ends
+with the process that started it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class Host:
         """Command lines of everything that runs on the host, but for its sshd and this question."""
         listed = self.run("ps -eo pid=,args=").stdout.splitlines()
         own = ("sshd", "ps -eo", "bash -c ps -eo")
-        return [line for line in listed if not line.split(None, 1)[1].startswith(own) and line.split()[0] != "1"]
+        return [
+            line for line in listed if not line.split(None, 1)[1].startswith(own) and line.split()[0] != "1"
+        ]
 
     def _enter(self, command: str, env: Mapping[str, str]) -> list[str]:
         home = "/home/ubuntu"
@@ -146,6 +148,7 @@ def _furnish(folder: Path, key: Path) -> None:
     # Before root, who has the same number: ssh takes its home from the first line that fits.
     users = Path("/etc/passwd").read_text()
     (folder / "passwd").write_text(f"ubuntu:x:0:0::/home/ubuntu:/bin/bash\n{users}")
+    (folder / "home/.bashrc").touch()
     venv = Path(sys.prefix)
     for name in ("bin", "lib", "pyvenv.cfg"):
         (folder / "home/venv" / name).symlink_to(venv / name)
@@ -157,7 +160,11 @@ def _furnish(folder: Path, key: Path) -> None:
 def _connect(members: list[Host]) -> None:
     """A bridge on the first host, and a cable from it to each of the others."""
     first, *others = members
-    commands = ["ip link add br0 type bridge", f"ip addr add {first.address}/24 dev br0", "ip link set br0 up"]
+    commands = [
+        "ip link add br0 type bridge",
+        f"ip addr add {first.address}/24 dev br0",
+        "ip link set br0 up",
+    ]
     for number, host in enumerate(others):
         commands += [
             f"ip link add port{number} type veth peer name eth0 netns {host.init}",
