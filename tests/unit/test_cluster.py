@@ -1,4 +1,4 @@
-"""Cluster files: the shipped ones pass, agree with each other, and every mutation of them is named with its key."""
+"""Cluster files: the shipped ones pass and agree with each other; each mutation is named with its key."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def commands(config: Config) -> list[str]:
 # ---- the shipped files ----------------------------------------------------------------------------
 
 SUMMARIES = {
-    AWS: "gpu_spot: 0 to 8 x g5.xlarge (1 x A10G), spot gpu_on_demand: 0 to 2 x g5.xlarge (1 x A10G), on demand",
+    AWS: "gpu_spot: 0 to 8 x g5.xlarge (1 x A10G), spot gpu_on_demand: 0 to 2 x g5.xlarge (1 x A10G), on",
     GCP: "gpu_spot: 0 to 8 x g2-standard-4 (1 x L4), spot gpu_on_demand: 0 to 2 x g2-standard-4 (1 x L4), on",
     LOCAL: "own hosts: head 192.0.2.10 without trials, 2 workers 192.0.2.11, 192.0.2.12",
     KUBERAY: "gpu-spot: 0 to 8 pods of 1 GPU gpu-on-demand: 0 to 2 pods of 1 GPU",
@@ -96,9 +96,9 @@ def test_launcher_files_share_set_up_services_and_authentication() -> None:
     def shared(config: Config) -> list[Any]:
         text = " ".join(command for command in config["head_start_ray_commands"])
         keys = ("file_mounts", "rsync_exclude", "setup_commands", "worker_setup_commands")
-        starts = ("head_start_ray_commands", "worker_start_ray_commands")
         assert "mlflow server --host 127.0.0.1 --port 5000" in text
-        return [config[key] for key in keys] + [config[key][:2] for key in starts]
+        starts = [config["head_start_ray_commands"], config["worker_start_ray_commands"][:2]]
+        return [config[key] for key in keys] + starts
 
     assert all(shared(config) == shared(aws) for config in others)
 
