@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from harness import (
+    LOOPBACK,
     Finished,
     draw_domains,
     finished,
@@ -41,7 +42,9 @@ RAY = Path(sys.executable).with_name("ray")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Checkpoints every second, and few workers that cannot start before a sweep gives up."""
     folder = tmp_path_factory.mktemp("nodes") / "environment"
-    return with_faults(folder, checkpoints={"SECONDS_BETWEEN": 1.0}, halt={"MAX_BARREN": 1})
+    constants = {"checkpoints": {"SECONDS_BETWEEN": 1.0}, "halt": {"MAX_BARREN": 1}}
+    # The nodes are on the loopback, where a driver looks for none unless it is told.
+    return {**with_faults(folder, **constants), LOOPBACK: "0"}
 
 
 @pytest.fixture(scope="module")
