@@ -145,12 +145,14 @@ class Past:
         batch_size: images per domain in a step, where it is not the configuration's.
         initial: diagnostics before the first epoch.
         losses: mean losses of each epoch.
+        objectives: unit key -> epoch -> the objective at a rung of early stopping.
         seconds: wall time so far, interruptions left out.
     """
 
     batch_size: int | None
     initial: dict[str, float] = field(default_factory=dict)
     losses: list[dict[str, float]] = field(default_factory=list)
+    objectives: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property

@@ -29,6 +29,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cluster_app = typer.Typer(no_args_is_help=True, help="Cluster files for Ray's launcher and KubeRay.")
+app.add_typer(cluster_app, name="cluster")
 # A pipe or a log file has no width of its own, and the tables are made for 100 columns.
 console = Console(width=None if sys.stdout.isatty() else 110)
 errors = Console(stderr=True, soft_wrap=True)
@@ -176,6 +178,22 @@ def choose_k(
     from orchestrator.choose_k import recommend
 
     recommend(folder, encoder, max_k, image_size, cache, console)
+
+
+@cluster_app.callback()
+def _cluster() -> None:
+    """Keep `check` a command of its own although it is the only one."""
+
+
+@cluster_app.command(name="check")
+@_reports_errors
+def cluster_check(
+    file: Annotated[Path, typer.Argument(help="Cluster file, e.g. cluster.yaml or clusters/kuberay.yaml.")],
+) -> None:
+    """Name every mistake in a cluster file, offline, or say what it would start and who pays."""
+    from orchestrator.cluster.check import check_cluster
+
+    check_cluster(file, console)
 
 
 def main() -> None:

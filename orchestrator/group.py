@@ -5,12 +5,13 @@ Knows neither Ray nor MLflow: the trial wraps it, and tests run it as it is.
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from orchestrator.ledger import UnitRecord
 from orchestrator.plan import Unit
 from orchestrator.prepare import Prepared
 from orchestrator.proxies.base import PROXIES, FeatureEvidence, evaluate
+from orchestrator.race import Judge, Race
 from trainables.clusterers.base import trusted_among
 from trainables.configuration import Configuration
 from trainables.errors import NonFinite, UndefinedScore
@@ -93,7 +95,9 @@ class GroupRun:
             shared[unit.bundle].append(unit)
         return list(shared.values())
 
-    def run(self, units: Sequence[Unit], checkpoints: Checkpoints | None = None) -> Iterator[Progress]:
+    def run(
+        self, units: Sequence[Unit], checkpoints: Checkpoints | None = None, judge: Judge | None = None
+    ) -> Iterator[Progress]:
         """Run the units of one bundle, yielding after every epoch and then with every record.
 
         A training that the GPU's memory cannot hold starts once more with half the batch, from epoch 1. Any
@@ -102,6 +106,7 @@ class GroupRun:
         Args:
             units: of one bundle.
             checkpoints: where the training is saved, and continued from after the epochs it has behind it.
+            judge: says which units end early.
         """
         recorded: set[str] = set()
         batch_size = None
@@ -109,7 +114,7 @@ class GroupRun:
             members = [(unit, Configuration.parse(unit.configuration)) for unit in units]
             bookmark = Bookmark(checkpoints, units[0].bundle)
             try:
-                yield from _noting(self._run(members, bookmark, None), recorded)
+                yield from _noting(self._run(members, bookmark, judge, None), recorded)
                 return
             except torch.OutOfMemoryError:
                 method = members[0][1].method
@@ -118,7 +123,7 @@ class GroupRun:
                 batch_size = max(SMALLEST_BATCH, method.batch_size // 2)
             # Not until here has the exception let go of the failed training.
             _free_memory()
-            yield from _noting(self._run(members, bookmark, batch_size), recorded)
+            yield from _noting(self._run(members, bookmark, judge, batch_size), recorded)
         except Exception as error:
             left = [unit for unit in units if unit.key not in recorded]
             yield Progress(self.fail(left, _failure(error), traceback.format_exc(), batch_size))
@@ -133,17 +138,63 @@ class GroupRun:
         ]
 
     def _run(
-        self, members: list[tuple[Unit, Configuration]], bookmark: Bookmark, batch_size: int | None
+        self,
+        members: list[tuple[Unit, Configuration]],
+        bookmark: Bookmark,
+        judge: Judge | None,
+        batch_size: int | None,
     ) -> Iterator[Progress]:
         unit, configuration = members[0]
         arrays = self._prepared.setting_arrays(unit.setting, configuration)
         if configuration.method is None:
             embedded = _frozen(arrays)
+            for unit, config in members:
+                yield Progress([self._score(unit, config, embedded)])
         else:
             inputs = self._training_inputs(unit, configuration, arrays)
-            embedded = yield from _train(configuration.method, inputs, bookmark, batch_size)
-        for unit, config in members:
-            yield Progress([self._score(unit, config, embedded)])
+            yield from self._train(members, configuration.method, inputs, bookmark, judge, batch_size)
+
+    def _train(
+        self,
+        members: list[tuple[Unit, Configuration]],
+        method: Method,
+        inputs: TrainingInputs,
+        bookmark: Bookmark,
+        judge: Judge | None,
+        batch_size: int | None,
+    ) -> Iterator[Progress]:
+        """Train what the checkpoint has not trained yet, and score every unit where it ends."""
+        started = time.perf_counter()
+        training, past = bookmark.begin(method, inputs, batch_size)
+        started -= past.seconds
+        configurations = {unit.key: configuration for unit, configuration in members}
+        race = Race(judge, [unit for unit, _ in members], method.epochs)
+
+        @functools.lru_cache(maxsize=1)
+        def embedded(epoch: int) -> _Embedded:
+            return _embed(training, inputs, past, started)
+
+        def score(unit: Unit) -> UnitRecord:
+            return self._score(unit, configurations[unit.key], embedded(past.epoch))
+
+        if past.epoch == 0:
+            past.initial = _diagnose(_rows(training, inputs, "target_sel"), training.centre, "_initial")
+        if ended := race.resume(past, score):
+            yield Progress(ended)
+        while race.open and past.epoch < method.epochs:
+            past.losses.append(_checked(training.fit_epoch(), past.epoch + 1))
+            past.seconds = time.perf_counter() - started
+            ended = race.judge(past, score)
+            if past.epoch < method.epochs:
+                bookmark.save_if_due(training, past)
+            try:
+                yield Progress(ended, past.epoch, past.losses[-1])
+            except GeneratorExit:
+                # The driver stops this trial: what is trained so far is not trained again.
+                bookmark.save(training, past)
+                raise
+        for unit in race.open:
+            yield Progress([race.finish(unit, score(unit), past)])
 
     def _training_inputs(
         self, unit: Unit, configuration: Configuration, arrays: SettingArrays
@@ -277,30 +328,6 @@ def _frozen(arrays: SettingArrays) -> _Embedded:
     same = _diagnose(parts["target_sel"], centre, "")
     diagnostics = {**same, **{f"{name}_initial": value for name, value in same.items()}}
     return _Embedded(parts, centre, [], diagnostics, None, 0.0)
-
-
-def _train(
-    method: Method, inputs: TrainingInputs, bookmark: Bookmark, batch_size: int | None
-) -> Generator[Progress, None, _Embedded]:
-    """Train what the checkpoint has not trained yet, and embed every part."""
-    started = time.perf_counter()
-    training, past = bookmark.begin(method, inputs, batch_size)
-    started -= past.seconds
-    if past.epoch == 0:
-        past.initial = _diagnose(_rows(training, inputs, "target_sel"), training.centre, "_initial")
-    for epoch in range(past.epoch + 1, method.epochs + 1):
-        losses = _checked(training.fit_epoch(), epoch)
-        past.losses.append(losses)
-        past.seconds = time.perf_counter() - started
-        if epoch < method.epochs:
-            bookmark.save_if_due(training, past)
-        try:
-            yield Progress(epoch=epoch, losses=losses)
-        except GeneratorExit:
-            # The driver stops this trial: what is trained so far is not trained again.
-            bookmark.save(training, past)
-            raise
-    return _embed(training, inputs, past, started)
 
 
 def _checked(losses: dict[str, float], epoch: int) -> dict[str, float]:

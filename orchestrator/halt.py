@@ -32,14 +32,19 @@ class Ending(Enum):
 class Halt(tune.Stopper):
     """Ends a Tune run: the budget is spent, somebody asked to stop, or nothing can be recorded.
 
+    Args:
+        storage: where the ledger is.
+        hours: wall time from now; None = no limit.
+        since: seconds since the epoch; a request to stop that is older is not meant for this launch.
+
     Attributes:
         ending: why the launch ends before its units do, if it does.
         fatal: what makes it senseless to go on, in words; empty otherwise.
     """
 
-    def __init__(self, storage: Storage, hours: float | None) -> None:
+    def __init__(self, storage: Storage, hours: float | None, since: float) -> None:
         self._storage = storage
-        self._started = time.time()
+        self._since = since
         self._deadline = None if hours is None else time.monotonic() + 3600 * hours
         self._looked = time.monotonic()
         self.ending: Ending | None = None
@@ -60,7 +65,7 @@ class Halt(tune.Stopper):
             self.ending = self.ending or Ending.BUDGET
         if now - self._looked >= POLL_SECONDS:
             self._looked = now
-            if stop_requested(self._storage, self._started):
+            if stop_requested(self._storage, self._since):
                 self.ending = self.ending or Ending.STOPPED
         return bool(self.fatal) or self.ending is not None
 

@@ -56,7 +56,10 @@ class Owner:
 
 
 class Leases:
-    """Claims in ``leases/<name>.<session>.json``; only those of what is under way exist.
+    """Claims in ``leases/<name>.<session>.<claimant>.json``; only those of what is under way exist.
+
+    Each instance claims under a name of its own: what was found to have ended and is then removed can thus
+    never be a claim that the same session has made anew meanwhile.
 
     Args:
         storage: folder shared by everyone who may work on the sweep.
@@ -68,6 +71,7 @@ class Leases:
         self._storage = storage
         self._owner = owner
         self._clock = clock
+        self._claimant = uuid.uuid4().hex[:6]
 
     def acquire(self, name: str) -> bool:
         """Take the lease, or say that somebody else has it; a second call of its holder succeeds."""
@@ -85,10 +89,13 @@ class Leases:
         """Name -> another owner with a living claim on it; claims that have ended are removed."""
         held: dict[str, Owner] = {}
         for file in self._storage.names("leases"):
-            name, session, _ = file.rsplit(".", 2)
-            if session == self._owner.session:
+            name, *session = file.rsplit(".", 3)
+            if len(session) < 3 or session[0] == self._owner.session:
                 continue
-            other = self._living(f"leases/{file}")
+            claim = self._storage.read(f"leases/{file}")
+            if claim is None:  # given back since the folder was listed
+                continue
+            other = self._living(claim)
             if other is None:
                 self._storage.remove(f"leases/{file}")
             else:
@@ -128,17 +135,19 @@ class Leases:
         claim = {**asdict(self._owner), "until": self._clock() + TTL_SECONDS}
         self._storage.write(self._file(name), json.dumps(claim).encode(), durable=False)
 
-    def _living(self, file: str) -> Owner | None:
+    def _living(self, content: bytes) -> Owner | None:
+        """The owner of a claim, or None where it has ended or is damaged."""
         try:
-            claim = json.loads(self._storage.read(file) or b"")
+            claim = json.loads(content)
             until = float(claim.pop("until"))
             owner = Owner(**claim)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
-        return None if until < self._clock() or owner.is_gone() else owner
+        # Written so that an `until` that is not a number ends the claim.
+        return owner if until >= self._clock() and not owner.is_gone() else None
 
     def _file(self, name: str) -> str:
-        return f"leases/{name}.{self._owner.session}.json"
+        return f"leases/{name}.{self._owner.session}.{self._claimant}.json"
 
 
 def _host() -> str:
@@ -151,9 +160,11 @@ def _host() -> str:
 
 
 def _started(pid: int) -> int:
-    """Start of a process in clock ticks since boot, as Linux tells it; 0 where it is not known."""
+    """Start of a running process in clock ticks since boot, as Linux tells it; 0 where it is not known."""
     try:
         # The second field, the command's name in parentheses, may hold blanks.
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A zombie has ended, though nobody has asked for its exit code yet.
+        return 0 if state in "ZX" else int(fields[18])
     except (OSError, IndexError, ValueError):
         return 0

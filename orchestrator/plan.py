@@ -61,13 +61,18 @@ class Grid:
     skipped: Mapping[str, int]
 
 
+def default_configuration(config: SweepConfig) -> Configuration:
+    """The configuration that is kept unless another one convinces."""
+    return Configuration.parse({**config.fixed, **config.default})
+
+
 def enumerate_grid(config: SweepConfig) -> Grid:
     """Every distinct configuration of the union of grids.
 
     Raises:
         TwofoldError: a value out of range, or nothing left to run.
     """
-    default = Configuration.parse({**config.fixed, **config.default})
+    default = default_configuration(config)
     found = {canonical_json(default.as_dict()): default}
     skipped: Counter[str] = Counter()
     runnable = False

@@ -13,7 +13,7 @@ from orchestrator.plan import SCHEMA
 from orchestrator.storage import Storage
 from trainables.errors import TwofoldError
 
-SECTIONS = ("data", "fixed", "default", "space", "seeds")
+SECTIONS = ("data", "fixed", "default", "space", "search", "objective", "scheduler", "seeds")
 """Sections of the sweep file that decide what is run; the others decide where, how fast and how long."""
 
 
@@ -53,8 +53,9 @@ def open_spec(storage: Storage, leases: Leases, spec: Mapping[str, Any], accept_
                     [
                         f"{storage.location} holds a sweep that was planned otherwise:",
                         *(f"  {change}" for change in changes),
-                        "Give this one another --name, undo the change, or go on in the same folder with "
-                        "--accept-changes: units of both plans keep their records.",
+                        "Give this one another --name (and another `ledger:`, if it has one), undo the "
+                        "change, or go on in the same folder with --accept-changes: units of both plans "
+                        "keep their records.",
                     ]
                 )
             )

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from pyarrow import fs
 
@@ -15,6 +14,9 @@ from trainables.errors import TwofoldError
 
 _REMOTE_READERS = 32
 """Files read at once from an object store, where each takes a round trip."""
+
+_READS = 10
+"""How often a file of an object store is read again because it was replaced meanwhile."""
 
 
 class Storage:
@@ -29,27 +31,43 @@ class Storage:
     """
 
     def __init__(self, location: str) -> None:
-        self.location = location
         self._root, self._files = _open(location)
         self.is_local = isinstance(self._files, fs.LocalFileSystem)
+        # A worker on another node has another current folder.
+        self.location = self._root if self.is_local else location
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
         return Storage, (self.location,)
-
-    def __truediv__(self, folder: str) -> Storage:
-        """The folder of that name inside this one."""
-        head, mark, options = self.location.partition("?")
-        return Storage(f"{head.rstrip('/')}/{folder}{mark}{options}")
 
     def read(self, name: str) -> bytes | None:
         """Content of a file, or None where there is none."""
         try:
             if self.is_local:
                 return Path(self._path(name)).read_bytes()
-            with self._files.open_input_file(self._path(name)) as file:
-                return bytes(file.readall())
+            return self._download(self._path(name))
         except FileNotFoundError:
             return None
+
+    def _download(self, path: str) -> bytes:
+        """A file of an object store, whole.
+
+        Opening asks for the length, and reading for that many bytes: of a file replaced in between come its
+        first part, or bytes of nowhere behind it. One of the same version before and after is whole.
+        """
+        for _ in range(_READS):
+            with self._files.open_input_file(path) as file:
+                version = file.metadata()
+                try:
+                    content: bytes | OSError = bytes(file.readall())
+                except OSError as error:
+                    content = error
+            with self._files.open_input_file(path) as file:
+                if file.metadata() != version:
+                    continue
+            if isinstance(content, OSError):
+                raise content
+            return content
+        raise OSError(f"{path} was replaced {_READS} times while it was read")
 
     def read_all(self, names: Iterable[str]) -> list[bytes | None]:
         """Contents of many files, in the order of their names."""
@@ -104,17 +122,33 @@ def _open(location: str) -> tuple[str, Any]:
     """
     if "://" not in location:
         return str(Path(location).absolute()), fs.LocalFileSystem()
-    if urlsplit(location).username is not None:
-        scheme, _, rest = location.partition("://")
-        raise TwofoldError(
-            f"{scheme}://...@{rest.rpartition('@')[2]}: leave credentials out of the address, and give "
-            "them in the environment of every node (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for one)"
-        )
+    _refuse_credentials(location)
+    uri = location
+    if location.startswith("s3://"):
+        # A small file then takes one request, and not the three of an upload in parts.
+        uri += f"{'&' if '?' in location else '?'}allow_delayed_open=true"
     try:
-        files, root = fs.FileSystem.from_uri(location)
+        files, root = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError, NotImplementedError) as error:
         raise TwofoldError(f"cannot open {location}: {error}") from error
+    if not root:
+        raise TwofoldError(f"{location} names no bucket; write it as s3://bucket/folder")
     return root, files
+
+
+def _refuse_credentials(location: str) -> None:
+    """Refuse ``scheme://user:secret@bucket``, also where the secret holds a slash.
+
+    Raises:
+        TwofoldError: there are credentials; the message does not repeat them.
+    """
+    scheme, _, rest = location.partition("?")[0].partition("://")
+    before, at, after = rest.rpartition("@")
+    if at and (":" in before or "/" not in before):
+        raise TwofoldError(
+            f"{scheme}://...@{after}: leave credentials out of the address, and give them in the environment "
+            "of every node (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for one)"
+        )
 
 
 def _fill(path: Path, content: bytes) -> None:

@@ -12,9 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.attempts import AttemptLog
 from orchestrator.config import SweepConfig
@@ -22,11 +25,12 @@ from orchestrator.group import GroupRun
 from orchestrator.halt import POLL_SECONDS, Ending, Halt, Listener
 from orchestrator.leases import Leases, Owner
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Unit, group_units
+from orchestrator.plan import Unit, default_configuration, group_units
 from orchestrator.prepare import Prepared
 from orchestrator.ray_start import start_ray
+from orchestrator.stopping import Board
 from orchestrator.storage import Storage
-from orchestrator.trial import Launch, UnitGroup
+from orchestrator.trial import BoardJudge, Launch, UnitGroup
 from trainables.errors import TwofoldError
 
 MAX_STALLED = 3
@@ -44,12 +48,16 @@ class Ended:
 class Supervisor:
     """Runs units on Ray until each has a record, the budget is spent or somebody asks to stop.
 
+    Ray is connected to, or started here, for as long as the block of a ``with`` lasts.
+
     Args:
         config: the sweep.
         prepared: its arrays.
         storage: where the ledger is.
         on_ended: hears of units as they end, whichever driver ran them.
+        known: units planned so far, recorded or not.
         address: Ray cluster; None = this machine.
+        since: when the launch began, in seconds since the epoch; a stop may be asked for while it prepares.
     """
 
     def __init__(
@@ -59,7 +67,10 @@ class Supervisor:
         storage: Storage,
         owner: Owner,
         on_ended: Callable[[Ended], None],
+        known: Sequence[Unit],
         address: str | None = None,
+        *,
+        since: float,
     ) -> None:
         self._config = config
         self._prepared = prepared
@@ -69,11 +80,24 @@ class Supervisor:
         self._leases = Leases(storage, owner)
         self._owner = owner
         self._on_ended = on_ended
+        self._known = known
         self._address = address
         self._told: set[str] = set()
-        self._halt = Halt(storage, config.budget.hours)
+        self._halt = Halt(storage, config.budget.hours, since)
         self._fits = 0
         self._blamed = False
+
+    def __enter__(self) -> Supervisor:
+        self._started = start_ray(self._config, self._address)
+        self._prepared_ref = ray.put(self._prepared)
+        self._judge = self._make_judge()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started:
+            ray.shutdown()
 
     def run(self, units: Sequence[Unit]) -> Ending:
         """Run units that have no record.
@@ -83,21 +107,14 @@ class Supervisor:
         Raises:
             TwofoldError: no cluster answers, no trial can be run, or nothing can be recorded.
         """
-        started = start_ray(self._config, self._address)
-        try:
-            return self._supervise(list(units), ray.put(self._prepared))
-        finally:
-            if started:
-                ray.shutdown()
-
-    def _supervise(self, left: list[Unit], prepared: ray.ObjectRef[Prepared]) -> Ending:
+        left = list(units)
         stalled = 0
         reason = ""
         while left:
             held = self._leases.held_by_others()
             free = [unit for unit in left if unit.bundle not in held]
             if free:
-                reason = self._fit(free, prepared)
+                reason = self._fit(free)
             else:
                 time.sleep(POLL_SECONDS)
             before, left = len(left), self._without_record(left)
@@ -111,6 +128,20 @@ class Supervisor:
                 self._give_up(free, reason)
                 left, stalled = self._without_record(left), 0
         return Ending.COMPLETE
+
+    def _make_judge(self) -> BoardJudge | None:
+        """A board that knows what earlier launches recorded, on this node, which outlives the others."""
+        scheduler = self._config.scheduler
+        if scheduler == "none":
+            return None
+        default = default_configuration(self._config).as_dict()
+        protected = {unit.key for unit in self._known if unit.configuration == default}
+        records = [record for unit in self._known if (record := self._ledger.read(unit.key)) is not None]
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(Board)
+        board = actor.options(num_cpus=0, scheduling_strategy=here).remote(scheduler, protected)
+        ray.get(board.enter.remote(records))
+        return BoardJudge(board, scheduler, self._config.objective)
 
     def _without_record(self, units: Sequence[Unit]) -> list[Unit]:
         """The units that have no record; tells the listener of those that another driver recorded."""
@@ -127,7 +158,7 @@ class Supervisor:
         if ended.done or ended.failed:
             self._on_ended(ended)
 
-    def _fit(self, units: Sequence[Unit], prepared: ray.ObjectRef[Prepared]) -> str:
+    def _fit(self, units: Sequence[Unit]) -> str:
         """Run Tune once; return the first error, if any, in words."""
         self._fits += 1
         self._blamed = False
@@ -135,7 +166,7 @@ class Supervisor:
         listener = Listener(self._tell, self._halt)
         try:
             with tempfile.TemporaryDirectory(prefix="twofold-tune-") as folder:
-                errors = self._tuner(units, prepared, run, listener, folder).fit().errors
+                errors = self._tuner(units, run, listener, folder).fit().errors
             return str(errors[0]) if errors else "no trial reported an error"
         except Exception as error:
             # Whatever ended Tune, the ledger says what is left.
@@ -173,7 +204,6 @@ class Supervisor:
     def _tuner(
         self,
         units: Sequence[Unit],
-        prepared: ray.ObjectRef[Prepared],
         run: str,
         listener: tune.Callback,
         folder: str,
@@ -187,9 +217,10 @@ class Supervisor:
             run=run,
             threads=resources.cpus_per_worker,
             step_seconds=60 * resources.step_minutes,
+            judge=self._judge,
         )
         trainable = tune.with_parameters(
-            UnitGroup, prepared=prepared, groups=[ray.put(group) for group in groups], launch=launch
+            UnitGroup, prepared=self._prepared_ref, groups=[ray.put(group) for group in groups], launch=launch
         )
         per_worker = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
         return tune.Tuner(

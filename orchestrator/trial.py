@@ -22,6 +22,7 @@ from orchestrator.leases import Leases, Owner
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.plan import Unit
 from orchestrator.prepare import Prepared
+from orchestrator.stopping import Scheduler, rungs
 from orchestrator.storage import Storage
 from orchestrator.watchdog import Watchdog
 from trainables.errors import TwofoldError
@@ -35,6 +36,33 @@ NODE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
+class BoardJudge:
+    """The judge of a race whose board is an actor on the driver's node, shared by all workers.
+
+    Attributes:
+        board: handle of the actor around a ``Board``.
+        scheduler: of the sweep.
+        objective: of the sweep.
+    """
+
+    board: Any
+    scheduler: Scheduler
+    objective: str
+
+    def rungs(self, epochs: int) -> list[int]:
+        """The epochs after which units are judged."""
+        return rungs(self.scheduler, epochs)
+
+    def goes_on(self, unit: Unit, epoch: int, value: float | None) -> bool:
+        """Ask the board."""
+        return bool(ray.get(self.board.report.remote(unit.key, unit.setting, epoch, value)))
+
+    def finish(self, unit: Unit) -> None:
+        """Tell the board."""
+        self.board.finish.remote(unit.key)
+
+
+@dataclass(frozen=True)
 class Launch:
     """What the driver tells its workers, the same for every trial of a Tune run.
 
@@ -45,6 +73,7 @@ class Launch:
         run: session of the driver and number of its Tune run.
         threads: CPU threads of a worker.
         step_seconds: longest time without progress.
+        judge: says which units end early, if any does.
     """
 
     location: str
@@ -53,6 +82,7 @@ class Launch:
     run: str
     threads: int
     step_seconds: float
+    judge: BoardJudge | None
 
 
 class UnitGroup(tune.Trainable):
@@ -105,7 +135,7 @@ class UnitGroup(tune.Trainable):
         except TwofoldError as error:
             return {"fatal": str(error), "done": True}
         return {
-            "finished": [record.key for record in finished if record.state == "done"],
+            "finished": [record.key for record in finished if record.state != "failed"],
             "failed": [record.key for record in finished if record.state == "failed"],
             "epoch": progress.epoch if progress else 0,
             **(progress.losses if progress else {}),
@@ -191,7 +221,7 @@ class BundleRuns:
 
         recorded: set[str] = set()
         with Watchdog(limit, on_timeout) as watchdog:
-            for progress in self._group.run(units, self._checkpoints):
+            for progress in self._group.run(units, self._checkpoints, self._launch.judge):
                 recorded.update(record.key for record in progress.finished)
                 stamped = self._recorded(progress, history)
                 watchdog.rest()

@@ -242,23 +242,63 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class TrackingServer:
+    """A real tracking server on this machine, which can be killed and started again.
+
+    Args:
+        folder: where its log, artifacts and, unless ``store`` names another, its database are.
+        options: more arguments of ``mlflow server``.
+        store: backend store URI.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, port: int | None = None, store: str | None = None
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / "server.log"
+        port = port or free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        self._command = [
+            *(MLFLOW, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options),
+            *("--backend-store-uri", store or f"sqlite:///{folder}/mlflow.db"),
+            *("--serve-artifacts", "--artifacts-destination", str(folder)),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        """Start it, without waiting until it answers."""
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
+            )
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.launch()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        wait_until(lambda: _answers(f"{self.address}/health"), 90)
+
+    def kill(self, with_signal: int = signal.SIGKILL) -> None:
+        """End its processes, without notice unless ``with_signal`` gives it."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, with_signal)
+            self._process.wait(30)
+            self._process = None
+
+
 @contextlib.contextmanager
 def mlflow_server(folder: Path, port: int, *options: str) -> Iterator[str]:
     """A real tracking server on this machine; yields its address when it answers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [MLFLOW, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options]
-    stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", folder]
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, *stores], stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
-        )
-        try:
-            wait_until(lambda: _answers(f"http://127.0.0.1:{port}/health"), 90)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, 15)
-            server.wait(30)
+    server = TrackingServer(folder, *options, port=port)
+    try:
+        server.start()
+        yield server.address
+    finally:
+        server.kill(signal.SIGTERM)
 
 
 def _answers(url: str) -> bool:

@@ -1,0 +1,1 @@
+"""Cluster files: what is wrong with one, and what it would start, without asking any cloud."""
