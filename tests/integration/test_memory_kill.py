@@ -8,8 +8,10 @@ import pytest
 from harness import draw_domains, folder_data, records, statuses, twofold, with_faults, write_space
 
 GIB = 2**30
-ROOM = 3 * GIB
-"""What the sweep itself and the fault may take together; the fault stops at 2 GiB."""
+ROOM = 5 * GIB // 2
+"""What the sweep itself and the fault may take together; the fault alone stops at 2 GiB."""
+DRIFT = GIB // 2
+"""How much more or less the rest of the machine may take meanwhile."""
 SCORES = ["source_centre", "knn"]
 
 
@@ -46,6 +48,9 @@ def test_a_kill_by_the_memory_monitor_fails_the_unit_that_took_the_memory_alone(
         "RAY_memory_monitor_refresh_ms": "100",
     }
     done = twofold("sweep", space, env=environment)
+    drift = abs(memory()["MemAvailable"] - before["MemAvailable"])
+    if drift > DRIFT:
+        pytest.skip(f"other processes took or gave back {drift / GIB:.1f} GiB of memory meanwhile")
     assert done.code == 1 and "Traceback" not in done.output, done.output
     ended = records(tmp_path / "memory")
     assert len(ended) == 2 + 2 * 2 + 1
