@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,51 +24,40 @@ from harness import (
 )
 
 RAY = Path(sys.executable).with_name("ray")
-# `ray start --head` would listen on the machine's address; a local Ray with a dashboard takes jobs as well.
-HEAD = """
-import ray, signal, sys
-ray.init(
-    "local",
-    num_cpus=2,
-    num_gpus=0,
-    object_store_memory=200_000_000,
-    include_dashboard=True,
-    dashboard_host="127.0.0.1",
-    dashboard_port=int(sys.argv[1]),
-    _temp_dir=sys.argv[2],
-)
-signal.sigwait([signal.SIGTERM])
-ray.shutdown()
-"""
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @pytest.fixture
-def jobs() -> Iterator[str]:
-    """Address at which a Ray of its own on the loopback takes jobs; ended with all that it started."""
+def head() -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray head of its own on the loopback: where it takes jobs, and what those it lets in must know."""
     # Not tmp_path: the names of Ray's sockets must stay below 108 characters.
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
-        port, marker = str(free_port()), f"TWOFOLD_TEST_HEAD={folder}"
-        settings = {"TWOFOLD_TEST_HEAD": folder, "RAY_worker_niceness": "0"}
-        head = subprocess.Popen(
-            [sys.executable, "-c", HEAD, port, folder],
-            env={**ENVIRONMENT, **settings},
+        ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port")}
+        options = [f"--{name}={port}" for name, port in ports.items()]
+        options += ["--dashboard-host=127.0.0.1", "--dashboard-agent-listen-port=0", f"--temp-dir={folder}"]
+        options += ["--num-cpus=2", "--num-gpus=0", "--object-store-memory=200000000"]
+        environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        started = subprocess.Popen(
+            [RAY, "start", "--head", "--block", *options],
+            env={**environment, "TWOFOLD_TEST_HEAD": folder, "RAY_worker_niceness": "0", **LOOPBACK},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        marker = f"TWOFOLD_TEST_HEAD={folder}"
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{ports['dashboard-port']}", environment
         finally:
-            head.terminate()
-            head.wait(30)
+            started.terminate()
+            started.wait(30)
             for process in processes_with(marker):
                 os.kill(process, signal.SIGKILL)
             wait_until(lambda: not processes_with(marker), 10)
 
 
-def submit(address: str, *command: object) -> subprocess.CompletedProcess[str]:
+def submit(address: str, environment: dict[str, str], *command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [RAY, "job", "submit", "--address", address, "--", *map(str, command)],
-        env=ENVIRONMENT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -75,14 +65,16 @@ def submit(address: str, *command: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_submitted_sweep_runs_on_the_cluster(jobs: str, images: Path, tmp_path: Path) -> None:
+def test_a_submitted_sweep_runs_on_the_cluster(
+    head: tuple[str, dict[str, str]], images: Path, tmp_path: Path
+) -> None:
     data = folder_data(images, classes=["环"], anomaly_classes=["Größe"])
     space = write_space(tmp_path / "job.yaml", tmp_path / "cache", data=data)
     # Ray takes jobs some seconds after it has started; the client itself does not try again.
     attempt: list[subprocess.CompletedProcess[str]] = []
 
     def submitted() -> bool:
-        attempt[:] = [submit(jobs, TWOFOLD, "sweep", space, "--address", "auto")]
+        attempt[:] = [submit(*head, TWOFOLD, "sweep", space, "--address", "auto")]
         return not any(text in attempt[0].stdout for text in ("Failed to connect", "try again later"))
 
     wait_until(submitted, 60)
@@ -91,5 +83,7 @@ def test_a_submitted_sweep_runs_on_the_cluster(jobs: str, images: Path, tmp_path
     sweep = Sweep(space, ())
     assert set(sweep.records) == sweep.planned()
 
-    failed = submit(jobs, TWOFOLD, "sweep", tmp_path / "nothing.yaml", "--address", "auto")
+    stranger = submit(head[0], {**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}, "true")
+    assert stranger.returncode != 0 and "Missing authentication token" in stranger.stdout, stranger.stdout
+    failed = submit(*head, TWOFOLD, "sweep", tmp_path / "nothing.yaml", "--address", "auto")
     assert failed.returncode != 0 and "cannot read" in failed.stdout, "the job ends as the sweep does"
