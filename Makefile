@@ -5,10 +5,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test test-cluster check format clean
+.PHONY: help setup sweep test test-cluster test-postgres check format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: $(INSTALLED) ## create .venv and install twofold into it
 
@@ -20,6 +20,10 @@ test: $(INSTALLED) ## run the tests
 
 test-cluster: $(INSTALLED) ## run real clusters in namespaces of this machine (root, rsync, sshd; ten minutes)
 	@$(BIN)/python -m pytest tests/cluster -rs
+
+test-postgres: $(INSTALLED) ## test MLflow on PostgreSQL, where its server is installed
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[postgres]'
+	@$(BIN)/python -m pytest -rs tests/postgres
 
 check: $(INSTALLED) ## format, lint, types, import rules and the content of the wheel
 	@echo "== format"       && $(BIN)/ruff format --check .

@@ -1,21 +1,26 @@
 """The command line: every command says what it did, and exits with 0 only when it did what was asked.
 
-Exit codes: 1 = something that was asked for failed (a unit, the tracking), 2 = a mistake in the input.
+Exit codes: 1 = something that was asked for failed (a unit, the tracking), 2 = a mistake in the input, or
+nothing can be recorded, 3 = stopped by ``twofold stop``, 130 = interrupted.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from trainables.errors import TwofoldError
+
+if TYPE_CHECKING:
+    from orchestrator.pipeline import Outcome
 
 app = typer.Typer(
     name="twofold",
@@ -37,7 +42,16 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. data.image_size=64."),
 ]
 Name = Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to run on; default: this machine.")]
 SweepFolder = Annotated[Path, typer.Argument(help="Folder of a sweep, e.g. runs/digits.")]
+
+
+def _end(outcome: Outcome) -> None:
+    """Exit with a code other than 0 where the sweep is not what was asked for."""
+    if outcome.stopped:
+        raise typer.Exit(3)
+    if outcome.failed or outcome.untracked:
+        raise typer.Exit(1)
 
 
 def _reports_errors(command: F) -> F:
@@ -49,6 +63,15 @@ def _reports_errors(command: F) -> F:
             return command(*args, **kwargs)
         except TwofoldError as error:
             errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            errors.print(
+                f"[bold red]error:[/] the disk is full{escape(where)}. Make room and give the command again.",
+                highlight=False,
+            )
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
             errors.print("Interrupted. The same command goes on where this one stopped.")
@@ -63,15 +86,16 @@ def sweep(
     space: SpaceFile,
     set_: Overrides = None,
     name: Name = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to run on; default: this machine.")] = None,
+    address: Address = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on in a folder whose sweep was planned otherwise.")
+    ] = False,
 ) -> None:
     """Run every unit of a search space that has no result yet, then choose and report."""
     from orchestrator.config import load_config
     from orchestrator.pipeline import run_sweep
 
-    outcome = run_sweep(load_config(space, set_ or [], name), console, address)
-    if outcome.failed or outcome.untracked:
-        raise typer.Exit(1)
+    _end(run_sweep(load_config(space, set_ or [], name), console, address, accept_changes))
 
 
 @app.command()
@@ -86,15 +110,31 @@ def plan(space: SpaceFile, set_: Overrides = None, name: Name = None) -> None:
 
 @app.command()
 @_reports_errors
-def retry(folder: SweepFolder) -> None:
+def retry(folder: SweepFolder, address: Address = None) -> None:
     """Run the failed units of a sweep again."""
     from orchestrator.pipeline import forget_failed, load_folder, run_sweep
 
     config = load_folder(folder)
     forget_failed(config, console)
-    outcome = run_sweep(config, console, None)
-    if outcome.failed or outcome.untracked:
-        raise typer.Exit(1)
+    _end(run_sweep(config, console, address))
+
+
+@app.command()
+@_reports_errors
+def status(folder: SweepFolder) -> None:
+    """Show how far a sweep is: units per state, time left, failures grouped by cause."""
+    from orchestrator.pipeline import load_folder, print_status
+
+    print_status(load_folder(folder), console)
+
+
+@app.command()
+@_reports_errors
+def stop(folder: SweepFolder) -> None:
+    """Ask a running sweep, wherever its drivers run, to end after the steps under way."""
+    from orchestrator.pipeline import load_folder, stop_sweep
+
+    stop_sweep(load_folder(folder), console)
 
 
 @app.command()

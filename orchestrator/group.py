@@ -5,6 +5,9 @@ Knows neither Ray nor MLflow: the trial wraps it, and tests run it as it is.
 
 from __future__ import annotations
 
+import functools
+import gc
+import math
 import time
 import traceback
 from collections import defaultdict
@@ -13,23 +16,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
+from orchestrator.attempts import Failure
+from orchestrator.checkpoints import Bookmark, Checkpoints, Past
 from orchestrator.ledger import UnitRecord
 from orchestrator.plan import Unit
 from orchestrator.prepare import Prepared
 from orchestrator.proxies.base import PROXIES, FeatureEvidence, evaluate
+from orchestrator.race import Judge, Race
 from trainables.clusterers.base import trusted_among
 from trainables.configuration import Configuration
 from trainables.errors import NonFinite, UndefinedScore
-from trainables.methods.base import PARTS, Part, SettingArrays, Training, TrainingInputs
+from trainables.methods.base import PARTS, Method, Part, SettingArrays, Training, TrainingInputs
 from trainables.scores.base import Reference
 from trainables.seeding import generator
 from trainables.types import Assignment
 
+SMALLEST_BATCH = 2
+
 
 @dataclass(frozen=True)
 class Progress:
-    """What a group says after each epoch.
+    """What a group says after each epoch and each record.
 
     Attributes:
         finished: records of the units that ended with this step.
@@ -62,6 +71,7 @@ class _Embedded:
     diagnostics: dict[str, float]
     assignment: Assignment | None
     seconds: float
+    batch_size: int | None = None
 
 
 class GroupRun:
@@ -78,43 +88,113 @@ class GroupRun:
         self._units = list(units)
         self._trusted: dict[str, _Trusted] = {}
 
-    def trainings(self) -> list[list[Unit]]:
-        """The units, those that share one embedding together."""
+    def bundles(self) -> list[list[Unit]]:
+        """The units, those of one bundle together."""
         shared: dict[str, list[Unit]] = defaultdict(list)
         for unit in self._units:
-            shared[Configuration.parse(unit.configuration).embedding_key].append(unit)
+            shared[unit.bundle].append(unit)
         return list(shared.values())
 
-    def run(self, units: Sequence[Unit]) -> Iterator[Progress]:
-        """Run units that share one embedding, yielding after every epoch and with their records at the end.
+    def run(
+        self, units: Sequence[Unit], checkpoints: Checkpoints | None = None, judge: Judge | None = None
+    ) -> Iterator[Progress]:
+        """Run the units of one bundle, yielding after every epoch and then with every record.
 
-        An exception becomes a failed record of each of them; it never leaves this method.
+        A training that the GPU's memory cannot hold starts once more with half the batch, from epoch 1. Any
+        other exception becomes a failed record of each unit; it never leaves this method.
+
+        Args:
+            units: of one bundle.
+            checkpoints: where the training is saved, and continued from after the epochs it has behind it.
+            judge: says which units end early.
         """
+        recorded: set[str] = set()
+        batch_size = None
         try:
-            yield from self._run([(unit, Configuration.parse(unit.configuration)) for unit in units])
-        except Exception:
-            yield Progress(self.fail(units, traceback.format_exc()))
+            members = [(unit, Configuration.parse(unit.configuration)) for unit in units]
+            bookmark = Bookmark(checkpoints, units[0].bundle)
+            try:
+                yield from _noting(self._run(members, bookmark, judge, None), recorded)
+                return
+            except torch.OutOfMemoryError:
+                method = members[0][1].method
+                if method is None or method.batch_size <= SMALLEST_BATCH:
+                    raise
+                batch_size = max(SMALLEST_BATCH, method.batch_size // 2)
+            # Not until here has the exception let go of the failed training.
+            _free_memory()
+            yield from _noting(self._run(members, bookmark, judge, batch_size), recorded)
+        except Exception as error:
+            left = [unit for unit in units if unit.key not in recorded]
+            yield Progress(self.fail(left, _failure(error), traceback.format_exc(), batch_size))
 
-    def fail(self, units: Sequence[Unit], error: str) -> list[UnitRecord]:
+    def fail(
+        self, units: Sequence[Unit], failure: Failure, error: str, batch_size: int | None = None
+    ) -> list[UnitRecord]:
         """Failed records for ``units``."""
-        return [self._record(unit, "failed", error=error) for unit in units]
+        return [
+            self._record(unit, "failed", failure=failure, error=error, batch_size=batch_size)
+            for unit in units
+        ]
 
-    def _run(self, members: list[tuple[Unit, Configuration]]) -> Iterator[Progress]:
+    def _run(
+        self,
+        members: list[tuple[Unit, Configuration]],
+        bookmark: Bookmark,
+        judge: Judge | None,
+        batch_size: int | None,
+    ) -> Iterator[Progress]:
         unit, configuration = members[0]
         arrays = self._prepared.setting_arrays(unit.setting, configuration)
         if configuration.method is None:
             embedded = _frozen(arrays)
+            for unit, config in members:
+                yield Progress([self._score(unit, config, embedded)])
         else:
-            started = time.perf_counter()
-            training = configuration.method.start(self._training_inputs(unit, configuration, arrays))
-            before = _diagnose(training.embed("target_sel"), training.centre, "_initial")
-            epochs = []
-            for epoch in range(1, configuration.method.epochs + 1):
-                losses = training.fit_epoch()
-                epochs.append({"epoch": float(epoch), **losses})
-                yield Progress(epoch=epoch, losses=losses)
-            embedded = _embed(training, epochs, before, started)
-        yield Progress([self._score(unit, config, embedded) for unit, config in members])
+            inputs = self._training_inputs(unit, configuration, arrays)
+            yield from self._train(members, configuration.method, inputs, bookmark, judge, batch_size)
+
+    def _train(
+        self,
+        members: list[tuple[Unit, Configuration]],
+        method: Method,
+        inputs: TrainingInputs,
+        bookmark: Bookmark,
+        judge: Judge | None,
+        batch_size: int | None,
+    ) -> Iterator[Progress]:
+        """Train what the checkpoint has not trained yet, and score every unit where it ends."""
+        started = time.perf_counter()
+        training, past = bookmark.begin(method, inputs, batch_size)
+        started -= past.seconds
+        configurations = {unit.key: configuration for unit, configuration in members}
+        race = Race(judge, [unit for unit, _ in members], method.epochs)
+
+        @functools.lru_cache(maxsize=1)
+        def embedded(epoch: int) -> _Embedded:
+            return _embed(training, inputs, past, started)
+
+        def score(unit: Unit) -> UnitRecord:
+            return self._score(unit, configurations[unit.key], embedded(past.epoch))
+
+        if past.epoch == 0:
+            past.initial = _diagnose(_rows(training, inputs, "target_sel"), training.centre, "_initial")
+        if ended := race.resume(past, score):
+            yield Progress(ended)
+        while race.open and past.epoch < method.epochs:
+            past.losses.append(_checked(training.fit_epoch(), past.epoch + 1))
+            past.seconds = time.perf_counter() - started
+            ended = race.judge(past, score)
+            if past.epoch < method.epochs:
+                bookmark.save_if_due(training, past)
+            try:
+                yield Progress(ended, past.epoch, past.losses[-1])
+            except GeneratorExit:
+                # The driver stops this trial: what is trained so far is not trained again.
+                bookmark.save(training, past)
+                raise
+        for unit in race.open:
+            yield Progress([race.finish(unit, score(unit), past)])
 
     def _training_inputs(
         self, unit: Unit, configuration: Configuration, arrays: SettingArrays
@@ -180,13 +260,14 @@ class GroupRun:
                 stage_a=trusted.proxies,
                 seconds={name: round(value, 4) for name, value in seconds.items()},
                 diagnostics=embedded.diagnostics,
+                batch_size=embedded.batch_size,
                 cluster_sizes=_sizes(assignment),
                 trusted_fit=np.empty(0, dtype=bool) if assignment is None else assignment.trusted,
                 trusted_sel=trusted.trusted_sel,
                 **scores,
             )
-        except Exception:
-            return self._record(unit, "failed", error=traceback.format_exc())
+        except Exception as error:
+            return self._record(unit, "failed", failure=_failure(error), error=traceback.format_exc())
 
     def _record(self, unit: Unit, state: Any, **values: Any) -> UnitRecord:
         return UnitRecord(
@@ -198,6 +279,22 @@ class GroupRun:
             **self._setting.description,
             **values,
         )
+
+
+def _noting(steps: Iterator[Progress], recorded: set[str]) -> Iterator[Progress]:
+    """The same steps; adds the keys of their records to ``recorded``."""
+    for progress in steps:
+        recorded.update(record.key for record in progress.finished)
+        yield progress
+
+
+def _failure(error: Exception) -> Failure:
+    """What a caught exception is called in a record."""
+    if isinstance(error, NonFinite):
+        return "non_finite"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "gpu_out_of_memory"
+    return "out_of_memory" if isinstance(error, MemoryError) else "error"
 
 
 def stage_a_proxies(evidence: FeatureEvidence) -> dict[str, float]:
@@ -233,13 +330,52 @@ def _frozen(arrays: SettingArrays) -> _Embedded:
     return _Embedded(parts, centre, [], diagnostics, None, 0.0)
 
 
-def _embed(
-    training: Training, epochs: list[dict[str, float]], before: dict[str, float], started: float
-) -> _Embedded:
-    parts = {part: training.embed(part) for part in PARTS}
-    diagnostics = {**before, **_diagnose(parts["target_sel"], training.centre, "")}
+def _checked(losses: dict[str, float], epoch: int) -> dict[str, float]:
+    """The losses of an epoch, which is a failure without them: a scheduler compares what others report.
+
+    Raises:
+        ValueError: there is no loss.
+        NonFinite: a loss is not a number.
+    """
+    if "loss" not in losses:
+        raise ValueError(f"epoch {epoch} reported no loss, only {sorted(losses)}")
+    broken = [name for name, value in losses.items() if not math.isfinite(value)]
+    if broken:
+        raise NonFinite(f"{broken[0]} is {losses[broken[0]]} in epoch {epoch}")
+    return losses
+
+
+def _rows(training: Training, inputs: TrainingInputs, part: Part) -> np.ndarray:
+    """Embeddings (n, e) of a part, one row per image.
+
+    Raises:
+        ValueError: there are more or fewer.
+        NonFinite: an embedding is NaN or infinite.
+    """
+    rows = training.embed(part)
+    expected = len(inputs.arrays.inputs[part])
+    if len(rows) != expected:
+        raise ValueError(f"the training gave {len(rows)} embeddings of the {expected} images of {part}")
+    if not np.isfinite(rows).all():
+        raise NonFinite(f"the embeddings of {part} are not all finite")
+    return rows
+
+
+def _embed(training: Training, inputs: TrainingInputs, past: Past, started: float) -> _Embedded:
+    parts = {part: _rows(training, inputs, part) for part in PARTS}
+    diagnostics = {**past.initial, **_diagnose(parts["target_sel"], training.centre, "")}
+    epochs = [{"epoch": float(epoch), **losses} for epoch, losses in enumerate(past.losses, 1)]
     seconds = time.perf_counter() - started
-    return _Embedded(parts, training.centre, epochs, diagnostics, training.assignment, seconds)
+    return _Embedded(
+        parts, training.centre, epochs, diagnostics, training.assignment, seconds, past.batch_size
+    )
+
+
+def _free_memory() -> None:
+    """Give the device what nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _diagnose(embeddings: np.ndarray, centre: np.ndarray, suffix: str) -> dict[str, float]:

@@ -7,22 +7,30 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.attempts import Failure
+from orchestrator.storage import Storage
 from trainables.cache import write_atomically
 from trainables.errors import TwofoldError
 
+State = Literal["done", "failed", "stopped"]
+STATES: tuple[State, ...] = get_args(State)
 _SCORES = pa.list_(pa.float32())
 SCHEMA = pa.schema(
     {
         "key": pa.string(),
         "setting": pa.string(),
         "state": pa.string(),
+        "failure": pa.string(),
         "error": pa.string(),
+        "attempts": pa.int32(),
+        "preemptions": pa.int32(),
+        "ended": pa.float64(),
         "dataset": pa.string(),
         "source": pa.string(),
         "target": pa.string(),
@@ -35,6 +43,7 @@ SCHEMA = pa.schema(
         "stage_a": pa.string(),
         "seconds": pa.string(),
         "diagnostics": pa.string(),
+        "batch_size": pa.int32(),
         "cluster_sizes": pa.list_(pa.int32()),
         "trusted_fit": pa.list_(pa.bool_()),
         "trusted_sel": pa.list_(pa.bool_()),
@@ -55,12 +64,17 @@ class UnitRecord:
     """The result of one unit. Scores are (n,) float32, higher = more anomalous; masks are (n,) bool.
 
     Attributes:
-        state: ``done``, or ``failed`` with the traceback in ``error``.
+        state: ``done``; ``failed``, with the cause in ``failure`` and the traceback in ``error``; or
+            ``stopped`` early, by a scheduler.
+        attempts: how often a worker began this unit, this time included.
+        preemptions: how many of these ended with the loss of the worker's node.
+        ended: seconds since the epoch.
         config: canonical flat configuration.
         epochs: one mapping of mean losses per epoch.
         stage_a: label-free proxies of the trusted set; an undefined one is absent.
         seconds: wall time spent on clustering, training and scoring.
         diagnostics: effective rank and score variation, before and after training.
+        batch_size: images per domain in a step where the GPU's memory could not hold the configuration's.
         cluster_sizes: (K,) images per cluster in T_fit.
         trusted_fit, trusted_sel: which images of T_fit and T_sel are trusted.
         source_val, target_sel, pseudo, test: scores of S_val, T_sel, patch-shuffled T_sel and test images.
@@ -68,7 +82,7 @@ class UnitRecord:
 
     key: str
     setting: str
-    state: Literal["done", "failed"]
+    state: State
     dataset: str
     source: str
     target: str
@@ -77,11 +91,16 @@ class UnitRecord:
     split_seed: int
     seed: int
     config: dict[str, Any]
+    failure: Failure | None = None
     error: str | None = None
+    attempts: int = 1
+    preemptions: int = 0
+    ended: float = 0.0
     epochs: list[dict[str, float]] = field(default_factory=list)
     stage_a: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
+    batch_size: int | None = None
     cluster_sizes: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     trusted_fit: np.ndarray = field(default_factory=lambda: _NO_MASK)
     trusted_sel: np.ndarray = field(default_factory=lambda: _NO_MASK)
@@ -115,102 +134,93 @@ class UnitRecord:
 
 
 class Ledger:
-    """Unit records of one sweep under ``folder/units``.
+    """Unit records of one sweep under ``units``.
 
-    A record is an Arrow stream of one row with its checksum behind it, written by temp file, fsync and
-    rename. A damaged file counts as missing, and its unit runs again.
+    A record is an Arrow stream of one row with its checksum behind it. A damaged file counts as missing, and
+    its unit runs again.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._units = folder / "units"
-        self._attempts = folder / "attempts"
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
 
     def open(self) -> None:
-        """Create the folder.
+        """Check that records can be written.
 
         Raises:
-            TwofoldError: it cannot be written.
+            TwofoldError: they cannot.
         """
         try:
-            self._units.mkdir(parents=True, exist_ok=True)
-            self._attempts.mkdir(exist_ok=True)
-            probe = self._units / ".writable"
-            probe.touch()
-            probe.unlink()
+            self._storage.write("units/.writable", b"")
+            self._storage.remove("units/.writable")
         except OSError as error:
+            reason = error.strerror or error
             raise TwofoldError(
-                f"cannot write the output folder {self.folder}: {error.strerror}. "
-                "Set `output:` to a folder you can write."
+                f"cannot write the ledger {self._storage.location}: {reason}. "
+                "Set `output:`, or `ledger:`, to a folder you can write."
             ) from error
 
     def write(self, record: UnitRecord) -> None:
-        """Store a record under its key; the last one wins."""
+        """Store a record under its key; the last one wins.
+
+        Raises:
+            OSError: the disk is full, or the store refuses.
+        """
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, SCHEMA) as writer:
             writer.write_table(pa.Table.from_pylist([record.to_row()], schema=SCHEMA))
         content = sink.getvalue().to_pybytes()
-        write_atomically(self._path(record.key), lambda path: _write_bytes(path, content + _digest(content)))
-        (self._attempts / record.key).unlink(missing_ok=True)
-
-    def begin(self, key: str) -> int:
-        """Note that a worker starts on a unit; return how often one had started before without an end."""
-        path = self._attempts / key
-        with path.open("ab") as file:
-            before = file.tell()
-            file.write(b".")
-        return before
-
-    def forget_attempts(self, keys: Iterable[str]) -> None:
-        """Count the starts of these units anew."""
-        for key in keys:
-            (self._attempts / key).unlink(missing_ok=True)
+        self._storage.write(_file(record.key), content + _digest(content))
 
     def read(self, key: str) -> UnitRecord | None:
         """The record of a unit, or None where it is missing or damaged."""
-        table = self._table(key)
+        table = _table(self._storage.read(_file(key)))
         return None if table is None else UnitRecord.from_row(table.to_pylist()[0])
 
-    def states(self, keys: Iterable[str]) -> dict[str, str]:
+    def states(self, keys: Iterable[str]) -> dict[str, State]:
         """State of every recorded unit among ``keys``; a damaged record is absent."""
-        tables = ((key, self._table(key)) for key in keys)
-        return {key: table["state"][0].as_py() for key, table in tables if table is not None}
+        return {row["key"]: row["state"] for row in self.outlines(keys)}
+
+    def outlines(self, keys: Iterable[str]) -> list[dict[str, Any]]:
+        """Rows with the columns ``OUTLINE`` of every recorded unit among ``keys``."""
+        return [row for table in self._tables(keys) for row in table.select(OUTLINE).to_pylist()]
 
     def forget(self, keys: Iterable[str]) -> None:
         """Remove records, so that their units run again."""
         for key in keys:
-            self._path(key).unlink(missing_ok=True)
+            self._storage.remove(_file(key))
 
-    def compact(self, keys: Sequence[str]) -> Path:
-        """Write the records of ``keys`` to ``units.parquet``, one row a unit, and return its path."""
-        tables = [table for key in keys if (table := self._table(key)) is not None]
+    def compact(self, keys: Sequence[str], path: Path) -> None:
+        """Write the records of ``keys`` to one Parquet file, one row a unit."""
+        tables = self._tables(keys)
         whole = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-        path = self.folder / "units.parquet"
         write_atomically(path, lambda temporary: pq.write_table(whole, temporary))
-        return path
 
-    def _path(self, key: str) -> Path:
-        return self._units / f"{key}.arrow"
+    def _tables(self, keys: Iterable[str]) -> list[pa.Table]:
+        contents = self._storage.read_all(_file(key) for key in keys)
+        return [table for content in contents if (table := _table(content)) is not None]
 
-    def _table(self, key: str) -> pa.Table | None:
-        try:
-            stored = self._path(key).read_bytes()
-        except OSError:
-            return None
-        content = stored[:-_DIGEST_BYTES]
-        # Arrow trusts its input: one wrong byte can end the process.
-        if stored[-_DIGEST_BYTES:] != _digest(content):
-            return None
-        table = pa.ipc.open_stream(content).read_all()
-        return table if table.schema.equals(SCHEMA) else None
+
+OUTLINE = ["key", "state", "failure", "error", "attempts", "preemptions", "ended"]
+
+
+def _file(key: str) -> str:
+    return f"units/{key}.arrow"
+
+
+def _table(stored: bytes | None) -> pa.Table | None:
+    """The row of a stored record, or None where it is missing, damaged or of another version."""
+    if stored is None:
+        return None
+    content = stored[:-_DIGEST_BYTES]
+    # Arrow trusts its input: one wrong byte can end the process.
+    if stored[-_DIGEST_BYTES:] != _digest(content):
+        return None
+    table = pa.ipc.open_stream(content).read_all()
+    return table if table.schema.equals(SCHEMA) else None
 
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def read_units(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -6,9 +6,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
@@ -16,15 +16,26 @@ from rich.markup import escape
 
 from orchestrator.config import SweepConfig, load_config
 from orchestrator.environment import describe_environment
+from orchestrator.leases import Leases, Owner
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Grid, Unit, enumerate_grid, group_units, plan_units
+from orchestrator.plan import Grid, Unit, default_configuration, group_units, within_budget
 from orchestrator.prepare import check_feasible, domain_fingerprints, draw_settings, prepare
 from orchestrator.progress import SweepProgress
+from orchestrator.ray_environment import set_ray_environment
+from orchestrator.redact import redacted
+from orchestrator.rounds import Rounds, make_grid
+from orchestrator.spec import describe_spec, open_spec
+from orchestrator.status import read_status, show_status
+from orchestrator.stop import request_stop
+from orchestrator.storage import Storage
 from trainables.cache import write_atomically
-from trainables.configuration import Configuration
 from trainables.errors import TwofoldError
 from trainables.seeding import stable_hash
 from trainables.types import Setting
+
+if TYPE_CHECKING:  # Ray and MLflow take seconds to import
+    from orchestrator.sweep import Supervisor
+    from orchestrator.tracking import Outbox
 
 SECONDS_PER_TRAINING = 4.0
 SECONDS_PER_SCORE = 0.15
@@ -36,17 +47,29 @@ class Plan:
 
     grid: Grid
     settings: list[Setting]
-    units: list[Unit]
-    ledger: Ledger
+    rounds: Rounds
+    storage: Storage
+    fingerprints: dict[str, str]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The records of the units."""
+        return Ledger(self.storage)
+
+    @property
+    def units(self) -> list[Unit]:
+        """All units planned so far."""
+        return self.rounds.units
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Counts after a sweep: units that failed, and whether MLflow misses some."""
+    """What came of a launch: units done and failed, whether MLflow misses some, whether it was stopped."""
 
     done: int
     failed: int
     untracked: bool
+    stopped: bool
 
 
 def make_plan(config: SweepConfig) -> Plan:
@@ -55,53 +78,89 @@ def make_plan(config: SweepConfig) -> Plan:
     Raises:
         TwofoldError: bad configuration, data, or output folder.
     """
-    grid = enumerate_grid(config)
-    ledger = Ledger(config.folder)
-    ledger.open()
+    grid = make_grid(config)
+    _open_folder(config)
+    storage = Storage(config.ledger_location)
+    Ledger(storage).open()
     settings = draw_settings(config)
     check_feasible(grid, settings)
-    units = plan_units(config, grid, settings, domain_fingerprints(config))
-    return Plan(grid, settings, units, ledger)
+    fingerprints = domain_fingerprints(config)
+    rounds = Rounds(config, grid, settings, fingerprints, Ledger(storage))
+    return Plan(grid, settings, rounds, storage, fingerprints)
 
 
-def run_sweep(config: SweepConfig, console: Console, address: str | None) -> Outcome:
-    """Run what is missing; choose and report when anything is new."""
+def run_sweep(
+    config: SweepConfig, console: Console, address: str | None, accept_changes: bool = False
+) -> Outcome:
+    """Run what is missing; choose and report when anything is new.
+
+    Args:
+        config: the sweep.
+        console: where to say what happens.
+        address: Ray cluster; None = this machine.
+        accept_changes: go on in a folder whose sweep was planned otherwise.
+    """
     plan = make_plan(config)
+    owner = Owner.here()
+    spec = describe_spec(config, plan.fingerprints)
+    open_spec(plan.storage, Leases(plan.storage, owner), spec, accept_changes)
     _write_provenance(config)
-    states = plan.ledger.states(unit.key for unit in plan.units)
-    left = [unit for unit in plan.units if unit.key not in states]
-    console.print(_headline(config, plan, len(states)), highlight=False)
-    untracked = False
+    left = plan.rounds.next()
+    console.print(_headline(config, plan), highlight=False)
+    stopped = untracked = False
     if left or not _is_complete(config, plan):
         _completion(config).unlink(missing_ok=True)
         if left:
-            untracked = _run(config, plan, left, console, address)
-        untracked = not _conclude(config, plan, console, untracked)
-    states = plan.ledger.states(unit.key for unit in plan.units)
-    failed = [key for key, state in states.items() if state == "failed"]
-    if not left:
+            stopped, untracked = _run(config, plan, console, owner, address)
+        if not stopped:
+            untracked = not _conclude(config, plan, console, owner, untracked)
+    else:
         console.print(f"Nothing is left to run. The report is {config.folder / 'report.html'}.")
+    return _outcome(config, plan, console, untracked, stopped)
+
+
+def _outcome(config: SweepConfig, plan: Plan, console: Console, untracked: bool, stopped: bool) -> Outcome:
+    """Count the records, and say what failed and what is left."""
+    rows = plan.ledger.outlines(unit.key for unit in plan.units)
+    failed = [row for row in rows if row["state"] == "failed"]
     if failed:
-        record = plan.ledger.read(failed[0])
-        first = ((record and record.error) or "").strip().splitlines()[-1:]
+        first = (failed[0]["error"] or "").strip().splitlines()[-1:]
         console.print(
             f"[red]{len(failed)} units failed[/], the first with: {escape(''.join(first))}\n"
-            f"All tracebacks are in the column `error` of {config.folder / 'units.parquet'}. "
-            f"`twofold retry {config.folder}` runs these units again."
+            f"`twofold status {config.folder}` groups them by cause; the tracebacks are in column `error` "
+            f"of {config.folder / 'units.parquet'}. `twofold retry {config.folder}` runs them again."
         )
-    return Outcome(len(states) - len(failed), len(failed), untracked)
+    if left := len(plan.units) - len(rows):
+        console.print(f"{left} of {len(plan.units)} units are left. The same command goes on.")
+    return Outcome(len(rows) - len(failed), len(failed), untracked, stopped)
 
 
-def _conclude(config: SweepConfig, plan: Plan, console: Console, untracked: bool) -> bool:
+def _conclude(config: SweepConfig, plan: Plan, console: Console, owner: Owner, untracked: bool) -> bool:
     """Choose, report and end the tracking; say whether MLflow has everything."""
-    plan.ledger.compact([unit.key for unit in plan.units])
-    if "done" in plan.ledger.states(unit.key for unit in plan.units).values():
+    plan.ledger.compact([unit.key for unit in plan.units], config.folder / "units.parquet")
+    states = plan.ledger.states(unit.key for unit in plan.units)
+    if "done" in states.values():
         choose(config, console)
         make_report(config, console)
-    tracked = not untracked and _finish_tracking(config, plan, console)
-    if tracked:
+    tracked = not untracked and _finish_tracking(config, plan, console, owner)
+    if tracked and len(states) == len(plan.units):
         _write(_completion(config), _planned(plan))
     return tracked
+
+
+def _open_folder(config: SweepConfig) -> None:
+    """Create the sweep's folder.
+
+    Raises:
+        TwofoldError: it cannot be written.
+    """
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TwofoldError(
+            f"cannot write the output folder {config.folder}: {error.strerror}. "
+            "Set `output:` to a folder you can write."
+        ) from error
 
 
 def _completion(config: SweepConfig) -> Path:
@@ -121,30 +180,58 @@ def _planned(plan: Plan) -> str:
 
 
 def _run(
-    config: SweepConfig, plan: Plan, left: Sequence[Unit], console: Console, address: str | None
-) -> bool:
-    """Prepare, run and log; say whether the logging stopped early."""
-    from orchestrator.sweep import Ended, run_units
+    config: SweepConfig, plan: Plan, console: Console, owner: Owner, address: str | None
+) -> tuple[bool, bool]:
+    """Prepare, run and log; say whether a stop was asked for, and whether the logging stopped early."""
+    set_ray_environment(address)
+    from orchestrator.sweep import Ended, Supervisor
     from orchestrator.tracking import BackgroundTracker
 
-    started = time.perf_counter()
+    launched = time.time()
     prepared = prepare(config, plan.grid, plan.settings)
-    console.print(f"Prepared images and features in {time.perf_counter() - started:.0f} s.", highlight=False)
-    tracker = BackgroundTracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
-    with SweepProgress(console, len(left)) as progress:
+    console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
+    tracker = BackgroundTracker(_outbox(config, plan, owner))
+    total = plan.rounds.most - len(plan.units) + len(plan.rounds.missing())
+    with SweepProgress(console, min(total, config.budget.units or total)) as progress:
 
         def on_ended(ended: Ended) -> None:
             tracker.put([*ended.done, *ended.failed])
             progress.advance(len(ended.done), len(ended.failed))
 
         try:
-            run_units(config, prepared, left, plan.ledger, on_ended, address)
+            with Supervisor(
+                config, prepared, plan.storage, owner, on_ended, plan.units, address, since=launched
+            ) as supervisor:
+                ending = _run_rounds(config, plan.rounds, supervisor)
         finally:
             # Also when interrupted: a database that is left while it is created cannot be used again.
             failure = tracker.close()
+    if ending != "complete":
+        console.print(_ENDINGS[ending])
     if failure is not None:
         _report_untracked(config, failure, console)
-    return failure is not None
+    return ending == "stopped", failure is not None
+
+
+_ENDINGS = {
+    "stopped": "Stopped, as `twofold stop` asked.",
+    "budget": "The budget of this launch is spent.",
+}
+
+
+def _run_rounds(config: SweepConfig, rounds: Rounds, supervisor: Supervisor) -> str:
+    """Run round after round; say how it ended."""
+    budget = config.budget.units
+    while units := rounds.next():
+        wanted = within_budget(units, budget)
+        ending = supervisor.run(wanted)
+        if ending.value != "complete":
+            return ending.value
+        if budget is not None:
+            budget -= len(wanted)
+            if budget == 0 or len(wanted) < len(units):
+                return "budget" if rounds.next() else "complete"
+    return "complete"
 
 
 def _report_untracked(config: SweepConfig, failure: Exception, console: Console) -> None:
@@ -155,24 +242,32 @@ def _report_untracked(config: SweepConfig, failure: Exception, console: Console)
 def show_plan(config: SweepConfig, console: Console) -> None:
     """Print counts and a rough estimate."""
     plan = make_plan(config)
-    states = plan.ledger.states(unit.key for unit in plan.units)
-    left = [unit for unit in plan.units if unit.key not in states]
-    console.print(_headline(config, plan, len(states)), highlight=False)
+    left = plan.rounds.missing()
+    console.print(_headline(config, plan), highlight=False)
     for reason, count in plan.grid.skipped.items():
         console.print(f"  left out {count} combinations: {reason}", highlight=False)
-    trainings = len(
-        {
-            (unit.setting, unit.seed, configuration.embedding_key)
-            for unit in left
-            if (configuration := Configuration.parse(unit.configuration)).method is not None
-        }
-    )
-    groups = len(group_units(left, config.resources.trainings_per_trial)) if left else 0
+    trainings = len({unit.bundle for unit in left if unit.trains})
+    groups = len(group_units(left, config.resources.trainings_per_trial))
     seconds = trainings * SECONDS_PER_TRAINING + len(left) * SECONDS_PER_SCORE
     console.print(
         f"  {trainings} trainings in {groups} Ray trials; very roughly {seconds / 60:.0f} CPU-minutes "
         "on 96-pixel images, after preparation",
         highlight=False,
+    )
+
+
+def print_status(config: SweepConfig, console: Console) -> None:
+    """Print how far a sweep is."""
+    plan = make_plan(config)
+    show_status(config.name, read_status(plan.units, plan.storage), console)
+
+
+def stop_sweep(config: SweepConfig, console: Console) -> None:
+    """Ask the drivers of a sweep that run now to stop."""
+    request_stop(Storage(config.ledger_location))
+    console.print(
+        "Asked to stop: each driver of this sweep that runs now ends after the steps under way. "
+        "`twofold sweep` goes on later."
     )
 
 
@@ -182,7 +277,7 @@ def choose(config: SweepConfig, console: Console) -> None:
 
     if not (config.folder / "units.parquet").exists():
         raise TwofoldError(f"{config.folder} has no units.parquet yet; let `twofold sweep` come to its end")
-    path = select_folder(config.folder, config.name, enumerate_grid(config).default.as_dict())
+    path = select_folder(config.folder, config.name, default_configuration(config).as_dict())
     console.print(f"Chosen without labels: {path}", highlight=False)
 
 
@@ -203,21 +298,22 @@ def make_report(config: SweepConfig, console: Console) -> None:
 
 def sync_tracking(config: SweepConfig, console: Console) -> bool:
     """Log what MLflow lacks; say whether it has everything now."""
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking import open_tracker
 
-    plan = make_plan(config)
-    tracker = Tracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
-    console.print(f"{tracker.log(unit.key for unit in plan.units)} units logged to {config.mlflow_uri}.")
+    plan, owner = make_plan(config), Owner.here()
+    with open_tracker(_outbox(config, plan, owner)) as tracker:
+        new = tracker.log(unit.key for unit in plan.units)
+    console.print(f"{new} units logged to {redacted(config.mlflow_uri)}.")
     # Without a report the sweep is still under way, and so is its parent run.
-    return not (config.folder / "report.html").exists() or _finish_tracking(config, plan, console)
+    return not (config.folder / "report.html").exists() or _finish_tracking(config, plan, console, owner)
 
 
 def forget_failed(config: SweepConfig, console: Console) -> None:
     """Remove the failed records, so that their units run again."""
     plan = make_plan(config)
     states = plan.ledger.states(unit.key for unit in plan.units)
-    failed = [key for key, state in states.items() if state == "failed"]
-    plan.ledger.forget(failed)
+    failed = [unit for unit in plan.units if states.get(unit.key) == "failed"]
+    plan.ledger.forget(unit.key for unit in failed)
     console.print(f"{len(failed)} failed units will run again.")
 
 
@@ -249,32 +345,41 @@ def _write(path: Path, text: str) -> None:
     write_atomically(path, fill)
 
 
-def _headline(config: SweepConfig, plan: Plan, recorded: int) -> str:
+def _headline(config: SweepConfig, plan: Plan) -> str:
+    most, left = plan.rounds.most, len(plan.rounds.missing())
+    recorded = len(plan.units) - left
+    per_setting = most // (len(plan.settings) * len(set(config.seeds)))
+    up_to = "up to " if config.search == "optuna" else ""
     return (
-        f"[bold]{config.name}[/]: {len(plan.units)} units = {len(plan.settings)} settings x "
-        f"{len(plan.grid.configurations)} configurations x {len(config.seeds)} seeds; "
-        f"{recorded} recorded, {len(plan.units) - recorded} to run"
+        f"[bold]{config.name}[/]: {up_to}{most} units = {len(plan.settings)} settings x "
+        f"{per_setting} configurations x {len(set(config.seeds))} seeds; "
+        f"{recorded} recorded, {up_to}{most - recorded} to run"
     )
 
 
-def _artifacts(config: SweepConfig) -> Path:
-    return config.output / "artifacts" / config.name
+def _outbox(config: SweepConfig, plan: Plan, owner: Owner) -> Outbox:
+    from orchestrator.tracking import Outbox
+
+    artifacts = config.output / "artifacts" / config.name
+    return Outbox(config.mlflow_uri, config.name, plan.ledger, artifacts, Leases(plan.storage, owner))
 
 
-def _finish_tracking(config: SweepConfig, plan: Plan, console: Console) -> bool:
+def _finish_tracking(config: SweepConfig, plan: Plan, console: Console, owner: Owner) -> bool:
     """Attach the results to the parent run; say whether MLflow took them."""
     from orchestrator.report.summary import summarise
-    from orchestrator.tracking import Tracker
+    from orchestrator.tracking import open_tracker
 
     names = ("report.html", "selection.json", "units.parquet", "config.yaml", "environment.json")
+    judged = (config.folder / "report.html").exists()
+    metrics = summarise(config.folder).metrics() if judged else {}
     try:
-        tracker = Tracker(config.mlflow_uri, config.name, plan.ledger, _artifacts(config))
-        tracker.log(unit.key for unit in plan.units)
-        judged = (config.folder / "report.html").exists()
-        metrics = summarise(config.folder).metrics() if judged else {}
-        tracker.finish([config.folder / name for name in names], metrics)
+        with open_tracker(_outbox(config, plan, owner)) as tracker:
+            tracker.log(unit.key for unit in plan.units)
+            tracker.finish([config.folder / name for name in names], metrics)
     except TwofoldError as error:
         _report_untracked(config, error, console)
         return False
-    console.print(f"Browse the runs: mlflow ui --backend-store-uri {config.mlflow_uri}", highlight=False)
+    where = redacted(config.mlflow_uri)
+    command = "" if where.startswith("http") else "mlflow ui --backend-store-uri "
+    console.print(f"Browse the runs: {command}{where}", highlight=False)
     return True

@@ -6,7 +6,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.config import SweepConfig
 from trainables.configuration import Configuration, IncompatibleChoices
@@ -14,7 +14,8 @@ from trainables.errors import TwofoldError
 from trainables.seeding import canonical_json, stable_hash
 from trainables.types import Setting
 
-SCHEMA = 1
+SCHEMA = 2
+FREE_UNITS_PER_BUNDLE = 32
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,23 @@ class Unit:
         setting: key of the setting.
         configuration: canonical flat mapping.
         seed: seed of weights, batches and clusterings.
+        bundle: names the units that are leased, attempted and checkpointed together: those that share one
+            training, or at most ``FREE_UNITS_PER_BUNDLE`` that share frozen features.
+        trains: whether the bundle holds a training.
     """
 
     key: str
     setting: str
     configuration: Mapping[str, Any]
     seed: int
+    bundle: str
+    trains: bool
+
+
+Member = tuple[str, Mapping[str, Any], bool]
+"""Key, configuration and whether it trains: a unit before its bundle is known."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,13 +61,18 @@ class Grid:
     skipped: Mapping[str, int]
 
 
+def default_configuration(config: SweepConfig) -> Configuration:
+    """The configuration that is kept unless another one convinces."""
+    return Configuration.parse({**config.fixed, **config.default})
+
+
 def enumerate_grid(config: SweepConfig) -> Grid:
     """Every distinct configuration of the union of grids.
 
     Raises:
         TwofoldError: a value out of range, or nothing left to run.
     """
-    default = Configuration.parse({**config.fixed, **config.default})
+    default = default_configuration(config)
     found = {canonical_json(default.as_dict()): default}
     skipped: Counter[str] = Counter()
     runnable = False
@@ -96,45 +113,68 @@ def unit_key(
 
 
 def plan_units(
-    config: SweepConfig, grid: Grid, settings: Sequence[Setting], fingerprints: Mapping[str, str]
+    config: SweepConfig,
+    configurations: Sequence[Configuration],
+    settings: Sequence[Setting],
+    fingerprints: Mapping[str, str],
 ) -> list[Unit]:
-    """All units of the sweep, each key once."""
-    flats = [configuration.as_dict() for configuration in grid.configurations]
-    units = {
-        (key := unit_key(config, setting, fingerprints, flat, seed)): Unit(key, setting.key, flat, seed)
-        for setting in settings
-        for seed in config.seeds
-        for flat in flats
-    }
+    """All units of some configurations, each key once, in bundles that depend on nothing else."""
+    flats = [(one.as_dict(), one.embedding_key, one.method is not None) for one in configurations]
+    units: dict[str, Unit] = {}
+    for setting in settings:
+        for seed in config.seeds:
+            shared: dict[str, list[Member]] = defaultdict(list)
+            for flat, embedding, trains in flats:
+                key = unit_key(config, setting, fingerprints, flat, seed)
+                shared[embedding].append((key, flat, trains))
+            for members in _bundles(shared.values()):
+                name = stable_hash(sorted(key for key, _, _ in members))
+                units.update({k: Unit(k, setting.key, flat, seed, name, t) for k, flat, t in members})
     return list(units.values())
 
 
-def group_units(units: Sequence[Unit], trainings_per_trial: int) -> list[list[Unit]]:
-    """Group units that share a setting and seed, at most ``trainings_per_trial`` trainings in a group.
+def _bundles(shared: Iterable[list[Member]]) -> Iterable[list[Member]]:
+    """One bundle per training; of the units that need none, some that share an embedding."""
+    for members in shared:
+        if members[0][2]:
+            yield members
+        else:
+            yield from _chunks(sorted(members, key=lambda member: member[0]), FREE_UNITS_PER_BUNDLE)
 
-    Units that differ in the score alone share one training and therefore always stay together. Groups with
-    the most trainings come first, so that no worker is left with a long one at the end.
-    """
-    together: dict[tuple[str, int], dict[str, list[Unit]]] = defaultdict(lambda: defaultdict(list))
-    trains: dict[str, bool] = {}
+
+def within_budget(units: Sequence[Unit], most: int | None) -> list[Unit]:
+    """At most ``most`` units, in whole bundles where possible, taken from all settings in turn."""
+    if most is None:
+        return list(units)
+    bundles: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
-        configuration = Configuration.parse(unit.configuration)
-        key = configuration.embedding_key
-        together[unit.setting, unit.seed][key].append(unit)
-        trains[key] = configuration.method is not None
-    sized: list[tuple[int, list[Unit]]] = []
-    for shared in together.values():
-        free = [unit for key, members in shared.items() if not trains[key] for unit in members]
-        trained = [members for key, members in shared.items() if trains[key]]
-        chunks = [
-            (len(chunk), [unit for members in chunk for unit in members])
-            for chunk in _chunks(trained, trainings_per_trial)
-        ]
-        if free:
-            chunks.append((0, free))
-        sized.extend(chunks)
+        bundles[unit.bundle].append(unit)
+    queues: dict[str, list[list[Unit]]] = defaultdict(list)
+    for members in bundles.values():
+        queues[members[0].setting].append(members)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*queues.values()))
+    chosen: list[Unit] = []
+    for members in (turn for turn in turns if turn is not None):
+        if len(chosen) + len(members) <= most:
+            chosen.extend(members)
+    return chosen or list(bundles[units[0].bundle][:most])
+
+
+def group_units(units: Sequence[Unit], bundles_per_trial: int) -> list[list[Unit]]:
+    """Group units that share a setting and seed, at most ``bundles_per_trial`` bundles in a group.
+
+    Groups with the most trainings come first, so that no worker is left with a long one at the end.
+    """
+    together: dict[tuple[str, int, bool], dict[str, list[Unit]]] = defaultdict(lambda: defaultdict(list))
+    for unit in units:
+        together[unit.setting, unit.seed, unit.trains][unit.bundle].append(unit)
+    sized = [
+        (len(chunk) if trains else 0, [unit for bundle in chunk for unit in bundle])
+        for (_, _, trains), bundles in together.items()
+        for chunk in _chunks(list(bundles.values()), bundles_per_trial)
+    ]
     return [members for _, members in sorted(sized, key=lambda item: -item[0])]
 
 
-def _chunks(items: list[list[Unit]], size: int) -> list[list[list[Unit]]]:
+def _chunks(items: list[T], size: int) -> list[list[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -18,12 +18,13 @@ import numpy as np
 from scipy.stats import rankdata
 
 from orchestrator.ledger import UnitRecord, read_units
-from orchestrator.proxies.base import PROXIES, ScoreEvidence, evaluate
+from orchestrator.objective import objective_value, score_evidence
+from orchestrator.proxies.base import PROXIES
 from orchestrator.proxies.consensus import consensus_matrix
 from orchestrator.report.words import describe
 from trainables.cache import write_atomically
 from trainables.configuration import Configuration
-from trainables.errors import TwofoldError, UndefinedScore
+from trainables.errors import TwofoldError
 from trainables.seeding import canonical_json, generator
 
 SCHEMA = 1
@@ -308,27 +309,12 @@ def _unit_proxies(
     record: UnitRecord, sample: np.ndarray, names: Sequence[str], consensus: float
 ) -> dict[str, float]:
     """Stage-B proxies of one unit that are defined; the consensus with its peers is given."""
-    evidence = _evidence(record, sample)
+    evidence = score_evidence(record, sample)
     values = {CONSENSUS: consensus} if CONSENSUS in names else {}
     for name in names:
-        if name != CONSENSUS:
-            try:
-                values[name] = evaluate(PROXIES.get(name)(), evidence)
-            except UndefinedScore:
-                continue
+        if name != CONSENSUS and (value := objective_value(name, evidence)) is not None:
+            values[name] = value
     return values
-
-
-def _evidence(record: UnitRecord, sample: np.ndarray) -> ScoreEvidence:
-    trusted = record.trusted_sel if record.trusted_sel.size else np.ones(len(record.target_sel), dtype=bool)
-    return ScoreEvidence(
-        source_val=record.source_val,
-        target_sel=record.target_sel[sample],
-        trusted_sel=trusted[sample],
-        pseudo=record.pseudo[sample],
-        peers=np.empty((0, len(sample))),
-        purpose=record.key,
-    )
 
 
 def _decide(

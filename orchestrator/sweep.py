@@ -1,172 +1,240 @@
-"""The sweep driver: plan, prepare, run the missing units as Ray Tune trials, and keep the user informed."""
+"""The sweep driver: runs the missing units as Ray Tune trials, again and again until each has a record.
+
+Tune loses work in several ways: its memory monitor ends the whole run, a restored snapshot repeats trials
+and skips others, a budget marks what never started as finished. Nothing of Tune's state is therefore kept.
+What is left to run is what has no record, and a supervisor runs Tune over it until nothing is left.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.attempts import AttemptLog
 from orchestrator.config import SweepConfig
 from orchestrator.group import GroupRun
+from orchestrator.halt import POLL_SECONDS, Ending, Halt, Listener
+from orchestrator.leases import Leases, Owner
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Unit, group_units
+from orchestrator.plan import Unit, default_configuration, group_units
 from orchestrator.prepare import Prepared
-from orchestrator.trial import UnitGroup
+from orchestrator.ray_start import start_ray
+from orchestrator.stopping import Board
+from orchestrator.storage import Storage
+from orchestrator.trial import BoardJudge, Launch, UnitGroup
 from trainables.errors import TwofoldError
 
-MAX_REFITS = 3
-RAY_ENVIRONMENT = {
-    # Ray's own loggers write three files per trial and cost more than a short trial does.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Ray turns tokens on for a local start and off for a remote one, unless it is told.
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray runs its workers at niceness 15, where anything else on the machine starves them.
-    "RAY_worker_niceness": "0",
-    # Tune's own tables would hide the progress shown here.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    # Tune takes Ctrl-C as the end of one fit, and what is left would be fitted again.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}
+MAX_STALLED = 3
+"""Tune runs in a row that record nothing, after which the units they began are recorded as failed."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Keys of the units that a trial has just recorded."""
+    """Keys of units that ended."""
 
     done: Sequence[str]
     failed: Sequence[str]
 
 
-class _Listener(tune.Callback):
-    """Tells the driver of every unit that ended."""
+class Supervisor:
+    """Runs units on Ray until each has a record, the budget is spent or somebody asks to stop.
 
-    def __init__(self, on_ended: Callable[[Ended], None]) -> None:
-        self._on_ended = on_ended
+    Ray is connected to, or started here, for as long as the block of a ``with`` lasts.
 
-    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
-        """Tune pickles its callbacks into a snapshot that is never restored; a progress bar cannot be."""
-        return tune.Callback, ()
+    Args:
+        config: the sweep.
+        prepared: its arrays.
+        storage: where the ledger is.
+        on_ended: hears of units as they end, whichever driver ran them.
+        known: units planned so far, recorded or not.
+        address: Ray cluster; None = this machine.
+        since: when the launch began, in seconds since the epoch; a stop may be asked for while it prepares.
+    """
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    def __init__(
+        self,
+        config: SweepConfig,
+        prepared: Prepared,
+        storage: Storage,
+        owner: Owner,
+        on_ended: Callable[[Ended], None],
+        known: Sequence[Unit],
+        address: str | None = None,
+        *,
+        since: float,
     ) -> None:
-        """Forward the keys of a step that ended units."""
-        ended = Ended(result.get("finished", []), result.get("failed", []))
+        self._config = config
+        self._prepared = prepared
+        self._storage = storage
+        self._ledger = Ledger(storage)
+        self._attempts = AttemptLog(storage)
+        self._leases = Leases(storage, owner)
+        self._owner = owner
+        self._on_ended = on_ended
+        self._known = known
+        self._address = address
+        self._told: set[str] = set()
+        self._halt = Halt(storage, config.budget.hours, since)
+        self._fits = 0
+        self._blamed = False
+
+    def __enter__(self) -> Supervisor:
+        self._started = start_ray(self._config, self._address)
+        self._prepared_ref = ray.put(self._prepared)
+        self._judge = self._make_judge()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started:
+            ray.shutdown()
+
+    def run(self, units: Sequence[Unit]) -> Ending:
+        """Run units that have no record.
+
+        A unit that ``MAX_STALLED`` Tune runs in a row began and did not end is recorded as failed.
+
+        Raises:
+            TwofoldError: no cluster answers, no trial can be run, or nothing can be recorded.
+        """
+        left = list(units)
+        stalled = 0
+        reason = ""
+        while left:
+            held = self._leases.held_by_others()
+            free = [unit for unit in left if unit.bundle not in held]
+            if free:
+                reason = self._fit(free)
+            else:
+                time.sleep(POLL_SECONDS)
+            before, left = len(left), self._without_record(left)
+            if self._halt.fatal:
+                raise TwofoldError(self._halt.fatal)
+            if left and self._halt.stop_all():
+                assert self._halt.ending is not None
+                return self._halt.ending
+            stalled = 0 if len(left) < before or self._blamed or not free else stalled + 1
+            if stalled == MAX_STALLED:
+                self._give_up(free, reason)
+                left, stalled = self._without_record(left), 0
+        return Ending.COMPLETE
+
+    def _make_judge(self) -> BoardJudge | None:
+        """A board that knows what earlier launches recorded, on this node, which outlives the others."""
+        scheduler = self._config.scheduler
+        if scheduler == "none":
+            return None
+        default = default_configuration(self._config).as_dict()
+        protected = {unit.key for unit in self._known if unit.configuration == default}
+        records = [record for unit in self._known if (record := self._ledger.read(unit.key)) is not None]
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(Board)
+        board = actor.options(num_cpus=0, scheduling_strategy=here).remote(scheduler, protected)
+        ray.get(board.enter.remote(records))
+        return BoardJudge(board, scheduler, self._config.objective)
+
+    def _without_record(self, units: Sequence[Unit]) -> list[Unit]:
+        """The units that have no record; tells the listener of those that another driver recorded."""
+        states = self._ledger.states(unit.key for unit in units)
+        self._tell(
+            [key for key, state in states.items() if state != "failed"],
+            [key for key, state in states.items() if state == "failed"],
+        )
+        return [unit for unit in units if unit.key not in states]
+
+    def _tell(self, done: Iterable[str], failed: Iterable[str]) -> None:
+        ended = Ended([k for k in done if k not in self._told], [k for k in failed if k not in self._told])
+        self._told.update(ended.done, ended.failed)
         if ended.done or ended.failed:
             self._on_ended(ended)
 
+    def _fit(self, units: Sequence[Unit]) -> str:
+        """Run Tune once; return the first error, if any, in words."""
+        self._fits += 1
+        self._blamed = False
+        run = f"{self._owner.session}.{self._fits}"
+        listener = Listener(self._tell, self._halt)
+        try:
+            with tempfile.TemporaryDirectory(prefix="twofold-tune-") as folder:
+                errors = self._tuner(units, run, listener, folder).fit().errors
+            return str(errors[0]) if errors else "no trial reported an error"
+        except Exception as error:
+            # Whatever ended Tune, the ledger says what is left.
+            if isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
+                self._blame(run, str(error.__cause__))
+            return str(error)
 
-def run_units(
-    config: SweepConfig,
-    prepared: Prepared,
-    units: Sequence[Unit],
-    ledger: Ledger,
-    on_ended: Callable[[Ended], None],
-    address: str | None = None,
-) -> None:
-    """Run units on Ray until each has a record; ``on_ended`` hears of them as they end.
+    def _blame(self, run: str, message: str) -> None:
+        """Hold a kill by Ray's memory monitor against the bundle that its worker ran, and no other."""
+        killed = re.search(r"Selected to kill: .*?\bpid=(\d+)", message)
+        histories = {bundle: self._attempts.read(bundle) for bundle in self._attempts.bundles()}
+        for bundle, history in histories.items():
+            open_ = history.open
+            if open_ and open_.run == run and (killed is None or open_.pid == int(killed[1])):
+                error = f"Ray's memory monitor ended the worker: {message.partition(chr(10))[0]}"
+                self._attempts.write(bundle, history.died("out_of_memory", error))
+                self._blamed = True
 
-    A failure of Tune itself (its memory monitor ends the whole run, for one) is followed by another run
-    over what is left. Units still without a record after that are recorded as failed.
-    """
-    started = _start_ray(config, address)
-    try:
-        left = list(units)
-        # An interrupted sweep leaves attempts that say nothing about their units.
-        ledger.forget_attempts(unit.key for unit in left)
-        for _ in range(MAX_REFITS):
-            reason = _fit(config, prepared, left, ledger, on_ended)
-            recorded = ledger.states(unit.key for unit in left)
-            left = [unit for unit in left if unit.key not in recorded]
-            if not left:
-                return
-    finally:
-        if started:
-            ray.shutdown()
-    for unit in left:
-        for record in GroupRun(prepared, [unit]).fail([unit], f"Ray Tune did not run this unit: {reason}"):
-            ledger.write(record)
-    on_ended(Ended([], [unit.key for unit in left]))
+    def _give_up(self, units: Sequence[Unit], reason: str) -> None:
+        """Record as failed what was begun and never ended; what never began is not to blame.
 
+        Raises:
+            TwofoldError: nothing was begun, so that nothing will be.
+        """
+        begun = set(self._attempts.bundles())
+        lost = [unit for unit in units if unit.bundle in begun]
+        if not lost:
+            raise TwofoldError(f"Ray Tune ended {MAX_STALLED} times without running a unit: {reason}")
+        error = f"Ray Tune ended {MAX_STALLED} times without a result of this unit: {reason}"
+        for unit in lost:
+            (record,) = GroupRun(self._prepared, [unit]).fail([unit], "no_result", error)
+            self._ledger.write(replace(record, ended=time.time()))
+            self._attempts.forget(unit.bundle)
 
-def _start_ray(config: SweepConfig, address: str | None) -> bool:
-    """Connect to a cluster, or start Ray here with an explicit number of cores; say whether we started it."""
-    for name, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # Tune complains that it finds no result files; the ledger has the results.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    if ray.is_initialized():
-        return False
-    if address is not None:
-        _check_answers(address)
-        ray.init(address=address, log_to_driver=False)
-        return True
-    workers = config.resources.workers or max(1, (os.cpu_count() or 1) // config.resources.cpus_per_worker)
-    ray.init(
-        "local",  # never the cluster that RAY_ADDRESS or an earlier `ray start` names
-        num_cpus=workers * config.resources.cpus_per_worker,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
-    return True
-
-
-def _check_answers(address: str) -> None:
-    """Refuse a cluster that is not there; Ray itself tries again for minutes.
-
-    Raises:
-        TwofoldError: nothing listens at ``address``.
-    """
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon:  # "auto", for one, which Ray looks up
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise TwofoldError(
-            f"--address {address}: no Ray cluster answers ({error}). Start one with `ray up` or "
-            "`ray start --head`, or leave --address out to run on this machine."
-        ) from error
-
-
-def _fit(
-    config: SweepConfig,
-    prepared: Prepared,
-    units: Sequence[Unit],
-    ledger: Ledger,
-    on_ended: Callable[[Ended], None],
-) -> str:
-    """Run Tune once over the groups of ``units``; return the first trial's error, if any, in words."""
-    groups = group_units(units, config.resources.trainings_per_trial)
-    trainable = tune.with_parameters(
-        UnitGroup,
-        prepared=prepared,
-        groups=[ray.put(group) for group in groups],
-        folder=str(ledger.folder.absolute()),
-        threads=config.resources.cpus_per_worker,
-    )
-    resources = {"cpu": config.resources.cpus_per_worker, "gpu": config.resources.gpus_per_worker}
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
-        param_space={"group": tune.grid_search(list(range(len(groups))))},
-        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.workers),
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=str((config.folder / "ray").absolute()),
-            callbacks=[_Listener(on_ended)],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            # Every unit ends a worker at most twice before it is recorded as failed.
-            failure_config=tune.FailureConfig(max_failures=2 * max(len(group) for group in groups)),
-            verbose=0,
-        ),
-    )
-    errors = tuner.fit().errors
-    return str(errors[0]) if errors else "no trial reported an error"
+    def _tuner(
+        self,
+        units: Sequence[Unit],
+        run: str,
+        listener: tune.Callback,
+        folder: str,
+    ) -> tune.Tuner:
+        resources = self._config.resources
+        groups = group_units(units, resources.trainings_per_trial)
+        launch = Launch(
+            location=self._storage.location,
+            ledger_id=self._storage.read("id") or b"",
+            owner=self._owner,
+            run=run,
+            threads=resources.cpus_per_worker,
+            step_seconds=60 * resources.step_minutes,
+            judge=self._judge,
+        )
+        trainable = tune.with_parameters(
+            UnitGroup, prepared=self._prepared_ref, groups=[ray.put(group) for group in groups], launch=launch
+        )
+        per_worker = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
+        return tune.Tuner(
+            tune.with_resources(trainable, per_worker),
+            param_space={"group": tune.grid_search(list(range(len(groups))))},
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=resources.workers),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=folder,
+                callbacks=[listener],
+                stop=self._halt,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                # A bundle ends its worker at most twice; lost nodes come on top, and a refit follows.
+                failure_config=tune.FailureConfig(max_failures=4 * resources.trainings_per_trial),
+                verbose=0,
+            ),
+        )

@@ -21,8 +21,14 @@ from trainables.errors import TwofoldError
 from trainables.seeding import stable_hash
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then rename it into place."""
+def write_atomically(path: Path, write: Callable[[Path], None], durable: bool = True) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then rename it into place.
+
+    Args:
+        path: of the file; its folder is made.
+        write: fills the file whose path it is given.
+        durable: flush before renaming; what is worthless after a power cut need not wait for the disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -31,8 +37,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         # mkstemp makes files that only their owner can read; others share the folder on a cluster.
         temporary.chmod(0o644)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

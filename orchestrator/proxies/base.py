@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from scipy.linalg import eigh
 
-from trainables.errors import TwofoldError, UndefinedScore
+from trainables.errors import TwofoldError, UndefinedScore, UnknownName, nearest_name
 from trainables.registry import Component, Registry
 from trainables.types import Assignment
 
@@ -155,10 +155,14 @@ class Proxy(Component):
     Class attributes:
         name: its registered name.
         stage: ``A`` takes FeatureEvidence, ``B`` takes ScoreEvidence.
+        needs_peers: undefined for a unit without ``peers``.
+        is_control: made to lose, so that nothing may be chosen by it.
     """
 
     name: ClassVar[str]
     stage: ClassVar[Literal["A", "B"]]
+    needs_peers: ClassVar[bool] = False
+    is_control: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, evidence: Any) -> float:
@@ -170,6 +174,30 @@ class Proxy(Component):
 
 
 PROXIES: Registry[Proxy] = Registry("proxy", "orchestrator.proxies")
+
+
+def check_objective(name: str) -> None:
+    """Refuse a proxy that cannot tell from one unit alone how good its configuration is.
+
+    Raises:
+        UnknownName: nobody knows it; the message names the nearest.
+        TwofoldError: it judges trusted sets, needs other units, or is a control.
+    """
+    suitable = [known for known in PROXIES.names() if not _unsuitable(PROXIES.get(known))]
+    choices = f"Known: {', '.join(suitable)}."
+    if name not in PROXIES.names():
+        raise UnknownName(f"unknown objective '{name}'.{nearest_name(name, suitable)} {choices}")
+    if reason := _unsuitable(PROXIES.get(name)):
+        raise TwofoldError(f"'{name}' cannot be an objective: {reason}. {choices}")
+
+
+def _unsuitable(proxy: type[Proxy]) -> str:
+    """Why a proxy cannot be an objective, or an empty string."""
+    if proxy.is_control:
+        return "it is a control that must lose"
+    if proxy.stage == "A":
+        return "it judges a trusted set and says nothing of the training and the score"
+    return "it compares a unit with other units, which are not all there yet" if proxy.needs_peers else ""
 
 
 def evaluate(proxy: Proxy, evidence: FeatureEvidence | ScoreEvidence) -> float:

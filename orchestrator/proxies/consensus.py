@@ -36,6 +36,7 @@ class Consensus(Proxy):
 
     name: ClassVar[str] = "consensus"
     stage: ClassVar[Literal["A", "B"]] = "B"
+    needs_peers: ClassVar[bool] = True
 
     def __call__(self, evidence: ScoreEvidence) -> float:
         """Return the mean tau-b."""

@@ -19,6 +19,7 @@ class DominantShare(Proxy):
 
     name: ClassVar[str] = "dominant_share"
     stage: ClassVar[Literal["A", "B"]] = "A"
+    is_control: ClassVar[bool] = True
 
     def __call__(self, evidence: FeatureEvidence) -> float:
         """Return r."""

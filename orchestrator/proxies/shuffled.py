@@ -17,6 +17,7 @@ class Shuffled(Proxy):
 
     name: ClassVar[str] = "shuffled"
     stage: ClassVar[Literal["A", "B"]] = "B"
+    is_control: ClassVar[bool] = True
 
     def __call__(self, evidence: ScoreEvidence) -> float:
         """Return the hashed number."""

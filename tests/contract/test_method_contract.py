@@ -17,10 +17,13 @@ from trainables.clusterers.base import CLUSTERERS, trusted_assignment
 from trainables.errors import NonFinite, TwofoldError
 from trainables.methods.base import METHODS, PARTS, Part, Rows, SettingArrays, Training, TrainingInputs
 from trainables.methods.cluster_align import _draw, _Training
+from trainables.scores.base import SCORES, Reference
 from trainables.seeding import generator
 from trainables.types import Assignment
 
 NAMES = METHODS.names()
+ALIGNED = [name for name in ALIGNMENTS.names() if ALIGNMENTS.get(name).trains]
+FINETUNED = ("full", "last_stage", "head")
 SIZE = 32
 COUNTS: dict[Part, int] = {
     "source_fit": 14, "source_val": 4, "target_fit": 12, "target_sel": 5, "pseudo": 5, "test": 6,
@@ -101,8 +104,8 @@ def test_rows_are_read_by_their_index() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("alignment", [a for a in ALIGNMENTS.names() if ALIGNMENTS.get(a).trains])
-@pytest.mark.parametrize("finetune", ["full", "last_stage", "head"])
+@pytest.mark.parametrize("alignment", ALIGNED)
+@pytest.mark.parametrize("finetune", FINETUNED)
 def test_same_seed_same_weights_whatever_ran_before(
     name: str, alignment: str, finetune: str, backbone: str
 ) -> None:
@@ -309,8 +312,7 @@ def test_reclustering_starts_with_the_second_epoch_in_the_backbones_space(backbo
 
     def recluster(embeddings: np.ndarray) -> Assignment:
         seen.append(embeddings)
-        found: Assignment = CLUSTERERS.get("kmeans")(k=2)(embeddings, generator("recluster"))
-        return found
+        return kmeans_again(embeddings)
 
     training = start(backbone, replace(inputs("contrastive"), recluster=recluster))
     initial = training.assignment
@@ -320,6 +322,138 @@ def test_reclustering_starts_with_the_second_epoch_in_the_backbones_space(backbo
     training.fit_epoch()
     assert len(seen) == 1 and np.array_equal(seen[0], expected)
     assert training.assignment is not None and training.assignment is not initial
+
+
+def kmeans_again(embeddings: np.ndarray) -> Assignment:
+    found: Assignment = CLUSTERERS.get("kmeans")(k=2)(embeddings, generator("recluster"))
+    return found
+
+
+def outcome(training: Training) -> dict[str, np.ndarray]:
+    """Everything a training gives, bit for bit."""
+    found: dict[str, np.ndarray] = {part: training.embed(part) for part in PARTS}
+    found["centre"] = training.centre
+    if training.assignment is not None:
+        found.update({f"assignment.{name}": value for name, value in vars(training.assignment).items()})
+        trusted = training.embed("target_fit")[training.assignment.trusted]
+        reference = Reference(training.centre, training.embed("source_fit"), trusted)
+        found.update({name: SCORES.get(name)()(training.embed("test"), reference) for name in SCORES.names()})
+    return found
+
+
+def assert_same_bits(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert value.dtype == right[name].dtype and value.tobytes() == right[name].tobytes(), name
+
+
+INTERRUPTED: list[tuple[str, dict[str, Any], bool]] = [
+    *((alignment, {"finetune": tuned}, False) for alignment in ALIGNED for tuned in FINETUNED),
+    *(("positive", {"finetune": "last_stage", "centre": centre}, False) for centre in ("ema", "refresh")),
+    ("mmd", {"embedding_dim": 3}, False),
+    *(("contrastive", {"centre": centre}, True) for centre in ("fixed", "ema", "refresh")),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("alignment", "values", "reclusters"), INTERRUPTED)
+def test_an_interrupted_training_goes_on_to_the_same_bits(
+    name: str, alignment: str, values: dict[str, Any], reclusters: bool, backbone: str
+) -> None:
+    given = inputs(alignment, values.get("finetune", "full"), backbone)
+    given = replace(given, recluster=kmeans_again if reclusters else None)
+    given = replace(given, assignment=None) if alignment == "none" else given
+    arguments = {"backbone": backbone, "finetune": "full", "batch_size": 6, "learning_rate": 1e-3, **values}
+
+    def begin() -> Training:
+        training: Training = METHODS.get(name)(**arguments).start(given)
+        return training
+
+    whole = begin()
+    states, losses = [whole.state()], []
+    for _ in range(3):
+        losses.append(whole.fit_epoch())
+        states.append(whole.state())
+    expected = outcome(whole)
+    assert all(v.is_contiguous() and v.device.type == "cpu" for state in states for v in state.values())
+    for epoch in range(4):
+        torch.manual_seed(epoch)
+        anew = begin()
+        torch.rand(5)
+        anew.restore(states[epoch], epoch)
+        assert fit(anew, 3 - epoch) == losses[epoch:]
+        assert_same_bits(outcome(anew), expected)
+        again = anew.state()
+        assert again.keys() == states[3].keys()
+        assert all(torch.equal(again[key], states[3][key]) for key in again)
+
+
+def test_states_are_copies_and_differ_from_epoch_to_epoch(backbone: str) -> None:
+    training = start(backbone, replace(inputs("contrastive"), recluster=kmeans_again), centre="ema")
+    training.fit_epoch()
+    state = training.state()
+    kept = {name: value.clone() for name, value in state.items()}
+    training.fit_epoch()
+    assert all(torch.equal(state[name], kept[name]) for name in kept)
+    changed = {
+        name.split(".")[0] for name, value in training.state().items() if not torch.equal(value, kept[name])
+    }
+    assert {"tail", "adam", "centre", "assignment"} <= changed
+    anew = start(backbone, inputs("contrastive"))
+    anew.restore(state, 1)
+    anew.fit_epoch()
+    assert all(torch.equal(state[name], kept[name]) for name in kept), "a restored training shares no memory"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_of_another_training_is_refused_and_changes_nothing(name: str, backbone: str) -> None:
+    given = inputs("mmd")
+
+    def begin(**values: Any) -> Training:
+        training: Training = METHODS.get(name)(backbone=backbone, **{"finetune": "full", **values}).start(
+            given
+        )
+        return training
+
+    trained, training = begin(), begin()
+    trained.fit_epoch()
+    state, before = trained.state(), training.state()
+    head = METHODS.get(name)(backbone=backbone, finetune="head").start(inputs("mmd", "head", backbone))
+    wrong = [begin(embedding_dim=3).state(), head.state(), {}]
+    wrong += [{key: value for key, value in state.items() if key != missing} for missing in state]
+    wrong += [{**state, key: torch.zeros(2, 7)} for key in state if key != "assignment.centre"]
+    wrong.append({**state, "unknown": torch.zeros(1)})
+    for other in wrong:
+        with pytest.raises(ValueError, match="this training has"):
+            training.restore(other, 1)
+    after = training.state()
+    assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in after)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trainings_in_one_process_do_not_disturb_each_other(
+    name: str, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where a loss draws from torch's global generator, as dropout would."""
+    given = inputs("positive")
+    real = type(given.alignment).__call__
+    noisy = lambda self, batch: real(self, batch) * (1 + torch.rand(()))  # noqa: E731
+    monkeypatch.setattr(type(given.alignment), "__call__", noisy)
+
+    def begin(seed: int) -> Training:
+        torch.manual_seed(7 * seed)
+        method = METHODS.get(name)(backbone=backbone, finetune="full", batch_size=6)
+        training: Training = method.start(replace(given, seed=seed))
+        return training
+
+    alone = [fit(begin(seed)) for seed in (0, 1)]
+    first, second = begin(0), begin(1)
+    torch.rand(3)
+    before = torch.get_rng_state()
+    woven = [(first.fit_epoch(), second.fit_epoch()) for _ in range(2)]
+    assert [list(losses) for losses in zip(*woven, strict=True)] == alone
+    assert torch.equal(torch.get_rng_state(), before), "a training leaves the global generator as it was"
+    assert alone[0][0] != alone[0][1] != alone[1][1]
 
 
 def test_small_source_and_odd_batches(backbone: str) -> None:

@@ -14,15 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from orchestrator.proxies.base import PROXIES, FeatureEvidence, Proxy, ScoreEvidence, evaluate
+from orchestrator.proxies.base import (
+    PROXIES,
+    FeatureEvidence,
+    Proxy,
+    ScoreEvidence,
+    check_objective,
+    evaluate,
+)
 from trainables.clusterers.base import CLUSTERERS, trusted_assignment
-from trainables.errors import TwofoldError, UndefinedScore
+from trainables.errors import TwofoldError, UndefinedScore, UnknownName
 from trainables.types import Assignment
 
 NAMES = PROXIES.names()
 STAGE_A = [name for name in NAMES if PROXIES.get(name).stage == "A"]
 STAGE_B = [name for name in NAMES if PROXIES.get(name).stage == "B"]
-CONTROLS = {"dominant_share", "shuffled"}
+CONTROLS = {name for name in NAMES if PROXIES.get(name).is_control}
 Evidence = FeatureEvidence | ScoreEvidence
 
 
@@ -98,6 +105,27 @@ def test_expected_proxies_are_found() -> None:
     assert {"compactness", "dominant_gap", "dominant_stability", "source_affinity"} <= set(STAGE_A)
     assert {"bridge", "tail_separation", "pseudo_auc", "consensus", "shuffled"} <= set(STAGE_B)
     assert set(STAGE_A) | set(STAGE_B) == set(NAMES)
+    assert {"dominant_share", "shuffled"} == CONTROLS
+
+
+@pytest.mark.parametrize("name", STAGE_B)
+def test_says_whether_it_needs_peers(name: str) -> None:
+    alone = replace(score_evidence(), peers=np.empty((0, 100)))
+    assert (value_or_undefined(name, alone) is None) == PROXIES.get(name).needs_peers
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_objective_is_a_proxy_of_one_unit_that_is_no_control(name: str) -> None:
+    if name in STAGE_B and name not in CONTROLS and not PROXIES.get(name).needs_peers:
+        check_objective(name)
+    else:
+        with pytest.raises(TwofoldError, match=f"'{name}' cannot be an objective: it "):
+            check_objective(name)
+
+
+def test_an_unknown_objective_is_named_with_the_nearest_that_can_be_one() -> None:
+    with pytest.raises(UnknownName, match=r"unknown objective 'tail_seperation'\. Did you mean 'tail_sep"):
+        check_objective("tail_seperation")
 
 
 @pytest.mark.parametrize("name", NAMES)

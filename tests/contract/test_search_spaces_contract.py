@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from orchestrator.config import SweepConfig, load_config
-from orchestrator.plan import enumerate_grid
+from orchestrator.plan import Grid, enumerate_grid
+from orchestrator.space import Space, outline_configurations
 from trainables.configuration import Configuration, check_keys
 from trainables.data.base import DATASETS
 from trainables.seeding import canonical_json
@@ -29,6 +30,11 @@ def load(path: Path) -> SweepConfig:
     return load_config(path, overrides)
 
 
+def some_configurations(config: SweepConfig) -> Grid:
+    """All that a grid holds, and what the draws of another search can need."""
+    return enumerate_grid(config) if config.search == "grid" else outline_configurations(config)
+
+
 def launch_command(path: Path) -> list[str]:
     first = path.read_text().splitlines()[0]
     assert first.startswith("# "), "the first line is a comment that holds the launch command"
@@ -36,7 +42,9 @@ def launch_command(path: Path) -> list[str]:
 
 
 def test_there_are_search_spaces() -> None:
-    assert {"digits.yaml", "digits_small.yaml", "pacs.yaml"} <= {path.name for path in FILES}
+    assert {"digits.yaml", "digits_search.yaml", "digits_small.yaml", "pacs.yaml"} <= {
+        path.name for path in FILES
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -58,7 +66,7 @@ def test_loads_and_is_named_after_its_file(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_configuration_can_be_run_and_written_down(path: Path) -> None:
     config = load(path)
-    grid = enumerate_grid(config)
+    grid = some_configurations(config)
     assert len(grid.configurations) > 1
     texts = []
     for configuration in grid.configurations:
@@ -73,10 +81,9 @@ def test_every_configuration_can_be_run_and_written_down(path: Path) -> None:
 def test_default_lies_inside_the_space(path: Path) -> None:
     """Otherwise the chooser compares the default with configurations that differ in more than the space."""
     config = load(path)
-    grid = enumerate_grid(config)
-    assert grid.configurations[0] == grid.default
-    other = config.model_copy(update={"default": grid.configurations[-1].as_dict()})
-    assert grid.default in enumerate_grid(other).configurations
+    default = Configuration.parse({**config.fixed, **config.default})
+    assert some_configurations(config).configurations[0] == default
+    assert Space.of(config).locate(default) is not None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -87,14 +94,14 @@ def test_no_name_is_written_in_vain(path: Path) -> None:
         check_keys(block)
         used: set[str] = set()
         blocks = config.model_copy(update={"space": [block]})
-        for configuration in enumerate_grid(blocks).configurations[1:]:
+        for configuration in some_configurations(blocks).configurations[1:]:
             used |= set(configuration.as_dict())
         assert set(block) <= used | {"k", "keep"}, block
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_baselines_and_the_published_method_are_in_every_space(path: Path) -> None:
-    flats: list[dict[str, Any]] = [c.as_dict() for c in enumerate_grid(load(path)).configurations]
+    flats: list[dict[str, Any]] = [c.as_dict() for c in some_configurations(load(path)).configurations]
     assert any(f["supervision"] == "source_only" and f["alignment"] == "none" for f in flats)
     assert any(f["supervision"] == "source_only" and f["alignment"] == "identity" for f in flats)
     assert any(f.get("clusterer") == "all" and f["alignment"] == "identity" for f in flats)

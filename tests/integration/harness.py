@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +21,28 @@ from typing import Any
 
 import numpy as np
 import yaml
+from mlflow.tracking import MlflowClient
 from PIL import Image
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.config import SweepConfig, load_config
-from orchestrator.ledger import read_units
+from orchestrator.ledger import Ledger, UnitRecord, read_units
 from orchestrator.pipeline import make_plan
+from orchestrator.storage import Storage
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = REPOSITORY / "search_spaces" / "digits_small.yaml"
 COMPONENTS = Path(__file__).with_name("components")
 TWOFOLD = Path(sys.executable).with_name("twofold")
 MLFLOW = Path(sys.executable).with_name("mlflow")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# The command line has to keep Ray to the loopback by itself.
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name != LOOPBACK},
+    "OMP_NUM_THREADS": "1",
+    "COLUMNS": "200",
+}
 # What `--set` makes of digits_small: two classes of tiny images, so that a sweep takes seconds.
 TINY = ("data.image_size=32", 'data.classes=["0","1"]')
 
@@ -69,6 +80,44 @@ def twofold(*arguments: object, env: dict[str, str] | None = None) -> Finished:
         check=False,
     )
     return Finished(done.returncode, done.stdout, time.monotonic() - started)
+
+
+def start(arguments: Sequence[object], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A command that runs on while the test goes on, in a process group of its own."""
+    return subprocess.Popen(
+        [TWOFOLD, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**ENVIRONMENT, **environment},
+        start_new_session=True,
+        # A test run that a shell put in the background ignores SIGINT, and its children would, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def finished(command: subprocess.Popen[str], seconds: float) -> Finished:
+    """The outcome of a command that was started, at most ``seconds`` from now."""
+    begun = time.monotonic()
+    output, _ = command.communicate(timeout=seconds)
+    return Finished(command.returncode, output, time.monotonic() - begun)
+
+
+def statuses(folder: Path) -> dict[str, list[str]]:
+    """Unit key -> statuses of its MLflow runs."""
+    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(folder.name)
+    assert experiment is not None
+    found: dict[str, list[str]] = defaultdict(list)
+    for run in client.search_runs([experiment.experiment_id], max_results=1000):
+        if "twofold.key" in run.data.tags:
+            found[run.data.tags["twofold.key"]].append(run.info.status)
+    return dict(found)
+
+
+def records(folder: Path) -> dict[str, UnitRecord]:
+    keys = [path.stem for path in (folder / "units").glob("*.arrow")]
+    return {key: record for key in keys if (record := Ledger(Storage(str(folder))).read(key)) is not None}
 
 
 def twofold_here(*arguments: object) -> Finished:
@@ -193,23 +242,63 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class TrackingServer:
+    """A real tracking server on this machine, which can be killed and started again.
+
+    Args:
+        folder: where its log, artifacts and, unless ``store`` names another, its database are.
+        options: more arguments of ``mlflow server``.
+        store: backend store URI.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, port: int | None = None, store: str | None = None
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / "server.log"
+        port = port or free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        self._command = [
+            *(MLFLOW, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options),
+            *("--backend-store-uri", store or f"sqlite:///{folder}/mlflow.db"),
+            *("--serve-artifacts", "--artifacts-destination", str(folder)),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        """Start it, without waiting until it answers."""
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
+            )
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.launch()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        wait_until(lambda: _answers(f"{self.address}/health"), 90)
+
+    def kill(self, with_signal: int = signal.SIGKILL) -> None:
+        """End its processes, without notice unless ``with_signal`` gives it."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, with_signal)
+            self._process.wait(30)
+            self._process = None
+
+
 @contextlib.contextmanager
 def mlflow_server(folder: Path, port: int, *options: str) -> Iterator[str]:
     """A real tracking server on this machine; yields its address when it answers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [MLFLOW, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options]
-    stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", folder]
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, *stores], stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
-        )
-        try:
-            wait_until(lambda: _answers(f"http://127.0.0.1:{port}/health"), 90)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, 15)
-            server.wait(30)
+    server = TrackingServer(folder, *options, port=port)
+    try:
+        server.start()
+        yield server.address
+    finally:
+        server.kill(signal.SIGTERM)
 
 
 def _answers(url: str) -> bool:
@@ -231,29 +320,50 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 
 
 _EXTENSION = """
+import os
 import sys
 from importlib.machinery import PathFinder
 
+FOLDERS = {folders!r}
+CONSTANTS = {constants!r}
+
 class Extended:
     def find_spec(name, path=None, target=None):
-        if name != "trainables.alignments":
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        spec.submodule_search_locations.append({folder!r})
-        return spec
+        if name == "orchestrator" and "TWOFOLD_TEST_BARE" in os.environ:
+            raise ModuleNotFoundError("No module named 'orchestrator' (a node without twofold)")
+        if name in FOLDERS:
+            spec = PathFinder.find_spec(name, path, target)
+            spec.submodule_search_locations.append(FOLDERS[name])
+            return spec
+        if name in CONSTANTS:
+            spec = PathFinder.find_spec(name, path, target)
+            run = spec.loader.exec_module
+            def exec_module(module):
+                run(module)
+                vars(module).update(CONSTANTS[name])
+            spec.loader.exec_module = exec_module
+            return spec
 
 sys.meta_path.insert(0, Extended)
 """
 
 
-def with_faults(folder: Path) -> dict[str, str]:
-    """Environment in which every Python process finds the alignment of ``components/faulty.py``.
+def with_faults(folder: Path, **constants: dict[str, float]) -> dict[str, str]:
+    """Environment in which every Python process finds the components in ``components/``.
 
-    Python imports ``sitecustomize`` at its start; this one adds a folder to the package that the registry
-    searches, so that production code needs no hook.
+    Python imports ``sitecustomize`` at its start; this one adds folders to the packages that the registries
+    search, so that production code needs no hook. Where ``TWOFOLD_TEST_BARE`` is set, there is no twofold.
+
+    Args:
+        folder: where to put it; the components leave their traces there, too.
+        constants: module of orchestrator -> constants to replace in it, such as times too long for a test.
     """
     folder.mkdir(parents=True)
-    (folder / "sitecustomize.py").write_text(_EXTENSION.format(folder=str(COMPONENTS)))
+    text = _EXTENSION.format(
+        folders={f"trainables.{path.name}": str(path) for path in COMPONENTS.iterdir()},
+        constants={f"orchestrator.{module}": values for module, values in constants.items()},
+    )
+    (folder / "sitecustomize.py").write_text(text)
     return {"PYTHONPATH": str(folder), "TWOFOLD_TEST_FAULTS": str(folder)}
 
 
@@ -269,3 +379,27 @@ def processes_with(marker: str, but: tuple[bytes, ...] = ()) -> list[int]:
             if marker.encode() in environment and not command.startswith(but):
                 found.append(int(entry.name))
     return found
+
+
+def listening(processes: Sequence[int]) -> set[str]:
+    """Addresses at which processes listen for TCP connections, as Linux tells it in ``/proc``."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A":
+                sockets[f"socket:[{rest[5]}]"] = _address(local.partition(":")[0])
+    found = set()
+    for process in processes:
+        for descriptor in Path(f"/proc/{process}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                found.add(sockets.get(os.readlink(descriptor), ""))
+    return found - {""}
+
+
+def _address(text: str) -> str:
+    """An address of /proc/net: groups of four bytes, each group in the byte order of the machine."""
+    groups = [bytes.fromhex(text[i : i + 8]) for i in range(0, len(text), 8)]
+    packed = b"".join(group[::-1] if sys.byteorder == "little" else group for group in groups)
+    address = ipaddress.ip_address(packed)
+    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -8,48 +8,48 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import (
-    ENVIRONMENT,
-    TWOFOLD,
     Finished,
     draw_domains,
     folder_data,
+    listening,
     modified,
     processes_with,
+    records,
+    start,
+    statuses,
     twofold,
     twofold_here,
     wait_until,
     with_faults,
     write_space,
 )
-from mlflow.tracking import MlflowClient
 
-from orchestrator.ledger import Ledger, UnitRecord, read_units
+from orchestrator.ledger import UnitRecord, read_units
 
-FAULTS = ("none", "raise", "nan", "kill_once", "kill")
+# Fault or flaw of the test components -> what a record says of it: None = done, or failure and error.
+FAULTS: dict[str, tuple[str, str] | None] = {
+    "none": None,
+    "kill_once": None,
+    "gpu_full": None,
+    "raise": ("error", "ValueError: a fault of the test"),
+    "nan": ("non_finite", "the loss is nan in epoch 1"),
+    "kill": ("worker_died", "the worker process died while it ran this unit"),
+    "memory_error": ("out_of_memory", "MemoryError"),
+    "hang": ("timeout", "no progress for 15 s"),
+    "hang_locked": ("worker_died", "the worker process died while it ran this unit"),
+}
+FLAWS: dict[str, tuple[str, str] | None] = {
+    "no_loss": ("error", "epoch 1 reported no loss"),
+    "nan_loss": ("non_finite", "loss is nan in epoch 1"),
+    "few_rows": ("error", "embeddings of the"),
+    "nan_rows": ("non_finite", "the embeddings of source_fit are not all finite"),
+}
 SCORES = ("source_centre", "knn")
-
-
-def statuses(folder: Path) -> dict[str, list[str]]:
-    """Unit key -> statuses of its MLflow runs."""
-    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(folder.name)
-    assert experiment is not None
-    found: dict[str, list[str]] = defaultdict(list)
-    for run in client.search_runs([experiment.experiment_id], max_results=1000):
-        if "twofold.key" in run.data.tags:
-            found[run.data.tags["twofold.key"]].append(run.info.status)
-    return dict(found)
-
-
-def records(folder: Path) -> dict[str, UnitRecord]:
-    keys = [path.stem for path in (folder / "units").glob("*.arrow")]
-    return {key: record for key in keys if (record := Ledger(folder).read(key)) is not None}
 
 
 @pytest.fixture(scope="module")
@@ -59,24 +59,28 @@ def faulty(
     """A sweep in which trainings raise, diverge and kill their worker: folder, outcome, records and runs."""
     folder = tmp_path_factory.mktemp("faulty")
     root = draw_domains(folder / "images")
+    faulty = {"alignment": "faulty", "clusterer": "all", "batch_size": 8, "score": list(SCORES)}
+    broken = {"alignment": "positive", "clusterer": "all", "method": "broken", "score": "knn"}
     space = write_space(
         folder / "faults.yaml",
         cache,
         data=folder_data(root, classes=["plain bar"], anomaly_classes=["Größe"]),
         space=[
-            {"alignment": "faulty", "clusterer": "all", "fault": list(FAULTS), "score": list(SCORES)},
+            {**faulty, "fault": list(FAULTS)},
+            {**broken, "flaw": list(FLAWS)},
             {"alignment": "positive", "clusterer": "all", "learning_rate": 1e30, "score": "knn"},
         ],
-        resources={"workers": 1},
+        resources={"workers": 2, "step_minutes": 0.25},
     )
-    done = twofold("sweep", space, env=with_faults(folder / "environment"))
+    environment = with_faults(folder / "environment", watchdog={"GRACE_SECONDS": 1.0})
+    done = twofold("sweep", space, env=environment)
     return folder / "faults", done, records(folder / "faults"), statuses(folder / "faults")
 
 
 @pytest.mark.usefixtures("faulty")
 def test_every_unit_of_a_faulty_sweep_has_one_record(faulty: Any) -> None:
     folder, done, ended, _ = faulty
-    assert len(ended) == len(FAULTS) * len(SCORES) + 2
+    assert len(ended) == len(FAULTS) * len(SCORES) + len(FLAWS) + 2
     assert done.code == 1 and "Traceback" not in done.output
     failed = sum(record.state == "failed" for record in ended.values())
     assert f"{failed} units failed" in done.message and f"twofold retry {folder}" in done.message
@@ -84,29 +88,39 @@ def test_every_unit_of_a_faulty_sweep_has_one_record(faulty: Any) -> None:
     assert not list((folder / "attempts").iterdir())
 
 
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [
-        ("none", None),
-        ("kill_once", None),
-        ("raise", "ValueError: a fault of the test"),
-        ("nan", "the loss is nan in epoch 1"),
-        ("kill", "the worker process died 2 times"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "expected"), FAULTS.items(), ids=FAULTS)
 def test_a_fault_ends_the_units_that_share_its_training_alone(
-    fault: str, error: str | None, faulty: Any
+    fault: str, expected: tuple[str, str] | None, faulty: Any
 ) -> None:
     ended = [record for record in faulty[2].values() if record.config.get("fault") == fault]
     assert len(ended) == len(SCORES)
     for record in ended:
-        if error is None:
-            assert record.state == "done" and record.error is None and len(record.test)
+        if expected is None:
+            assert (record.state, record.failure, record.error) == ("done", None, None)
+            assert len(record.test)
         else:
-            assert record.state == "failed" and error in str(record.error)
+            failure, error = expected
+            assert (record.state, record.failure) == ("failed", failure) and error in str(record.error)
             assert not len(record.test) and not len(record.target_sel)
-    if fault in ("raise", "nan"):
-        assert all("Traceback" in str(record.error) for record in ended)
+        assert ("Traceback" in str(record.error)) == (fault in ("raise", "nan", "memory_error"))
+        assert record.attempts == (2 if fault in ("kill_once", "kill", "hang_locked") else 1)
+        assert record.batch_size == (4 if fault == "gpu_full" else None)
+        assert record.preemptions == 0
+
+
+@pytest.mark.parametrize(("flaw", "expected"), FLAWS.items(), ids=FLAWS)
+def test_a_training_that_reports_nothing_or_nonsense_is_a_failed_record(
+    flaw: str, expected: tuple[str, str], faulty: Any
+) -> None:
+    (record,) = [record for record in faulty[2].values() if record.config.get("flaw") == flaw]
+    assert (record.state, record.failure) == ("failed", expected[0])
+    assert expected[1] in str(record.error) and not len(record.test)
+
+
+def test_the_record_of_a_hang_says_where_the_training_stood(faulty: Any) -> None:
+    for record in faulty[2].values():
+        if record.config.get("fault") == "hang":
+            assert "faulty.py" in str(record.error) and "time.sleep(3600)" in str(record.error)
 
 
 def test_a_training_that_diverges_is_a_failure_and_not_a_result(faulty: Any) -> None:
@@ -132,14 +146,19 @@ def test_retry_runs_exactly_the_failed_units(faulty: Any) -> None:
     before = modified(good)
     called = {"PYTHONPATH": str(environment), "TWOFOLD_TEST_FAULTS": str(environment)}
     done = twofold("retry", folder, env=called)
-    # A learning rate without bounds is still one: this unit fails again.
+    # A learning rate without bounds is still one, and a flaw is not mended: these units fail again.
     assert done.code == 1
     assert f"{len(ended) - len(good)} failed units will run again" in done.message
-    assert f"{len(ended) - len(good)} to run" in done.message and "1 units failed" in done.message
+    assert (
+        f"{len(ended) - len(good)} to run" in done.message
+        and f"{1 + len(FLAWS)} units failed" in done.message
+    )
     assert modified(good) == before
     again = records(folder)
     assert {key for key, record in again.items() if record.state == "failed"} == {
-        key for key, record in ended.items() if record.config.get("learning_rate") == 1e30
+        key
+        for key, record in ended.items()
+        if record.config.get("learning_rate") == 1e30 or record.config.get("flaw") in FLAWS
     }
     assert {k: [{"done": "FINISHED", "failed": "FAILED"}[r.state]] for k, r in again.items()} == statuses(
         folder
@@ -155,20 +174,6 @@ def test_a_sweep_in_which_everything_fails_says_so(ray_local: None, cache: Path,
         assert done.code == 1
         assert "1 units failed" in done.message and "Try a lower learning_rate" in done.message
     assert {record.state for record in records(tmp_path / "lost").values()} == {"failed"}
-
-
-def start(space: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """A sweep that runs on while the test goes on, in a process group of its own."""
-    return subprocess.Popen(
-        [TWOFOLD, "sweep", space],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**ENVIRONMENT, **environment},
-        start_new_session=True,
-        # A test run that a shell put in the background ignores SIGINT, and its children would, too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
 
 
 def end(sweep: subprocess.Popen[str], number: int, marker: str) -> tuple[str, float]:
@@ -202,14 +207,17 @@ def test_an_interrupted_and_a_killed_sweep_are_completed_by_the_next_call(
     marker, folder = str(tmp_path / "environment"), tmp_path / "slow"
     kept: dict[Path, int] = {}
     for number in (signal.SIGINT, signal.SIGKILL):
-        sweep = start(space, environment)
+        sweep = start(["sweep", space], environment)
         try:
             wait_until(lambda: len(records(folder)) > len(kept), 90)  # noqa: B023
+            listeners = listening(processes_with(marker))
         finally:
             output, seconds = end(sweep, number, marker)
         assert sweep.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
         assert seconds < 30
         assert "Traceback" not in output
+        # Whoever reaches a process of Ray can run code in it.
+        assert listeners and listeners <= {"127.0.0.1", "::1"}
         assert ("The same command goes on" in output) == (number == signal.SIGINT)
         assert modified(list(kept)) == kept
         kept = modified([folder / "units" / f"{key}.arrow" for key in records(folder)])

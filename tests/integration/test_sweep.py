@@ -23,6 +23,7 @@ from harness import (
     draw_domains,
     folder_data,
     modified,
+    refused,
     twofold,
     twofold_here,
     write_space,
@@ -277,7 +278,8 @@ def test_results_that_were_not_written_before_a_crash_are_written_by_the_next_ca
     """No unit is missing, and what stands in the folder belongs to another plan."""
     narrow = Sweep(folder_sweep.space, ("space.0.k=[1]",))
     for sweep, units in ((narrow, 12), (folder_sweep, 15)):
-        done = twofold_here("sweep", *sweep.arguments)
+        refused(twofold_here("sweep", *sweep.arguments), "space.0.k", "--accept-changes")
+        done = twofold_here("sweep", *sweep.arguments, "--accept-changes")
         assert done.code == 0 and "0 to run" in done.output and "Chosen without labels" in done.output
         assert {unit["key"] for unit in folder_sweep.units()} == sweep.planned()
         assert len(sweep.units()) == units

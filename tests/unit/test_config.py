@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from orchestrator.config import SweepConfig, load_config
+from orchestrator.ranges import Range
 from trainables.errors import TwofoldError
 
 RAW: dict[str, Any] = {
@@ -19,6 +21,10 @@ RAW: dict[str, Any] = {
     "default": {"clusterer": "density", "alignment": "identity", "score": "knn"},
     "space": [{"clusterer": "kmeans", "k": [2, 5]}, {"clusterer": "density"}],
 }
+
+
+RANGE = {"low": 0.05, "high": 0.5, "log": True}
+DRAWN = {"search": "random", "samples": 3}
 
 
 def write(tmp_path: Path, **changes: Any) -> Path:
@@ -34,7 +40,8 @@ def message(path: Path, *overrides: str) -> str:
     return str(error.value)
 
 
-def test_defaults(tmp_path: Path) -> None:
+def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config = load_config(write(tmp_path))
     assert config.data.contamination == [0.1] and config.data.split_seeds == config.seeds == [0]
     assert config.resources.trainings_per_trial >= 1 and config.data.pairs is None
@@ -44,9 +51,12 @@ def test_defaults(tmp_path: Path) -> None:
 
 
 def test_every_field_is_described() -> None:
-    for section in (SweepConfig, *(SweepConfig.model_fields[k].annotation for k in ("data", "resources"))):
+    for section in (
+        SweepConfig,
+        *(SweepConfig.model_fields[k].annotation for k in ("data", "resources", "budget")),
+    ):
         for name, info in section.model_fields.items():  # type: ignore[union-attr]
-            assert info.description or name in ("data", "resources"), name
+            assert info.description or name in ("data", "resources", "budget"), name
 
 
 def test_numeric_class_names_become_text(tmp_path: Path) -> None:
@@ -92,6 +102,22 @@ def test_frozen(tmp_path: Path) -> None:
         ({"resources": {"gpus_per_worker": -1}}, ["resources.gpus_per_worker"]),
         ({"resources": {"gpus_per_worker": float("inf")}}, ["resources.gpus_per_worker"]),
         ({"resources": {"trainings_per_trial": 0}}, ["resources.trainings_per_trial"]),
+        ({"search": "optna", "samples": 3}, ["search: ", "got 'optna'", "Did you mean 'optuna'?"]),
+        ({"scheduler": "medain"}, ["scheduler: ", "got 'medain'", "Did you mean 'median'?"]),
+        ({"scheduler": None}, ["scheduler: ", "'none', 'asha' or 'median'"]),
+        ({"objective": "tail_seperation"}, ["objective: unknown", "Did you mean 'tail_separation'?"]),
+        ({"objective": "consensus"}, ["objective: 'consensus' cannot be an objective: it compares"]),
+        ({"objective": "compactness"}, ["objective: 'compactness' cannot", "judges a trusted set"]),
+        ({"objective": "shuffled"}, ["objective: 'shuffled' cannot", "it is a control"]),
+        ({"search": "random"}, ["samples: say how many configurations per setting `search: random`"]),
+        ({"search": "optuna", "samples": 0}, ["samples: ", "got 0"]),
+        ({"samples": 3}, ["samples: a grid runs every combination"]),
+        ({"space": [{"tau": RANGE}]}, ["space: 'tau' is a range, and a grid takes lists"]),
+        ({**DRAWN, "space": [{"tau": {"low": 1}}]}, ["space: 'tau' is not a range", "high: this key is req"]),
+        ({**DRAWN, "space": [{"tau": {**RANGE, "lgo": True}}]}, ["lgo: unknown key. Did you mean 'log'?"]),
+        ({**DRAWN, "space": [{"tau": {"low": 2, "high": 1}}]}, ["low must be less than high"]),
+        ({**DRAWN, "space": [{"tau": {**RANGE, "low": 0}}]}, ["a logarithmic range starts above 0"]),
+        ({**DRAWN, "space": [{"tau": {"low": 0.1, "high": float("inf")}}]}, ["high", "finite", "inf"]),
     ],
 )
 def test_every_mistake_names_its_key(tmp_path: Path, changes: dict[str, Any], parts: list[str]) -> None:
@@ -99,6 +125,27 @@ def test_every_mistake_names_its_key(tmp_path: Path, changes: dict[str, Any], pa
     assert "sweep.yaml is not a valid sweep file:" in text
     for part in parts:
         assert part in text
+
+
+def test_ranges_and_their_ends(tmp_path: Path) -> None:
+    blocks = [{"tau": RANGE, "k": {"low": 2, "high": 9}}, {"keep": [0.4, 0.6]}]
+    config = load_config(write(tmp_path, **DRAWN, space=blocks), ["space.0.tau.low=1e-3"])
+    assert config.space[0] == {"tau": Range(low=0.001, high=0.5, log=True), "k": Range(low=2, high=9)}
+    assert config.space[1] == blocks[1]
+    copy_ = tmp_path / "copy.yaml"
+    copy_.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert load_config(copy_) == config
+
+
+def test_all_mistakes_of_a_search_at_once(tmp_path: Path) -> None:
+    blocks = [{"tau": {"low": 2, "high": 1}}]
+    text = message(write(tmp_path, search="optuna", objective="shufled", scheduler="ahsa", space=blocks))
+    assert [line.split(":")[0].strip() for line in text.splitlines()[1:]] == [
+        "samples",
+        "objective",
+        "scheduler",
+        "space",
+    ]
 
 
 def test_required_keys(tmp_path: Path) -> None:
@@ -201,3 +248,58 @@ def test_written_configuration_reads_back(tmp_path: Path) -> None:
     copy_ = tmp_path / "copy.yaml"
     copy_.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     assert load_config(copy_) == config
+
+
+# ---- passwords ----------------------------------------------------------------------------------
+
+SECRET = "s3cr3t"
+ADDRESSES = [
+    f"postgresql://me:{SECRET}@host/db",
+    f"http://me:{SECRET}@host:5000",
+    f"postgresql://host/db?user=me&password={SECRET}",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_tracking_uri_with_a_password_is_refused_with_the_remedy(tmp_path: Path, address: str) -> None:
+    for text in (
+        message(write(tmp_path, tracking_uri=address)),
+        message(write(tmp_path), f"tracking_uri={address}"),
+    ):
+        assert "tracking_uri: " in text and "MLFLOW_TRACKING_URI" in text
+        assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"http://me:{SECRET}@host",
+        f"tracking_uri.0=http://me:{SECRET}@host",
+        f"name.x=http://me:{SECRET}@host",
+        f"tracking_uri=[http://me:{SECRET}@host",
+        f"tracking_uri=[http://me:{SECRET}@host]",
+        f"output=[http://me:{SECRET}@host]",
+        f"http://me:{SECRET}@host?a=b",
+    ],
+)
+def test_no_other_mistake_shows_the_password(tmp_path: Path, override: str) -> None:
+    with pytest.raises(TwofoldError) as error:
+        load_config(write(tmp_path), [override])
+    shown = "".join(traceback.format_exception(error.value))
+    assert SECRET not in shown and "***" in str(error.value)
+
+
+def test_a_file_that_is_not_yaml_does_not_show_the_password(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(f"tracking_uri: http://me:{SECRET}@host: {{\n")
+    assert SECRET not in message(path)
+
+
+def test_the_environment_gives_the_address_where_the_file_gives_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESSES[0])
+    config = load_config(write(tmp_path))
+    assert config.mlflow_uri == ADDRESSES[0]
+    assert SECRET not in config.model_dump_json() + repr(config)
+    assert load_config(write(tmp_path, tracking_uri="http://host:1")).mlflow_uri == "http://host:1"

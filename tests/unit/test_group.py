@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ import pytest
 import timm
 import torch
 
-from orchestrator.group import GroupRun, stage_a_proxies
+from orchestrator.checkpoints import Checkpoints, Pace, pack, unpack
+from orchestrator.group import GroupRun, Progress, stage_a_proxies
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.plan import Unit, group_units
 from orchestrator.prepare import ArrayName, Prepared, SettingIndex
 from orchestrator.proxies.base import PROXIES, FeatureEvidence
+from orchestrator.storage import Storage
 from trainables.alignments.base import ALIGNMENTS
 from trainables.backbones.base import build_backbone
 from trainables.clusterers.base import CLUSTERERS
 from trainables.configuration import Configuration
-from trainables.methods.base import METHODS, PARTS, Part, TrainingInputs
+from trainables.methods.base import METHODS, PARTS, Part, Training, TrainingInputs
 from trainables.scores.base import SCORES, Reference
 from trainables.seeding import canonical_json, generator, stable_hash
 
@@ -79,7 +82,9 @@ def prepared(backbone: str) -> Prepared:
 
 def unit(seed: int = 0, **flat: Any) -> Unit:
     canonical = Configuration.parse(flat).as_dict()
-    return Unit(stable_hash([canonical, seed]), "s1", canonical, seed)
+    key = stable_hash([canonical, seed])
+    bundle = stable_hash([Configuration.parse(flat).embedding_key, seed])
+    return Unit(key, "s1", canonical, seed, bundle, Configuration.parse(flat).method is not None)
 
 
 def trained(backbone: str, **flat: Any) -> Unit:
@@ -112,7 +117,7 @@ def run(prepared: Prepared, units: Sequence[Unit]) -> dict[str, UnitRecord]:
     group = GroupRun(prepared, units)
     return {
         record.key: record
-        for members in group.trainings()
+        for members in group.bundles()
         for progress in group.run(members)
         for record in progress.finished
     }
@@ -134,7 +139,7 @@ def equal(left: UnitRecord, right: UnitRecord) -> bool:
 def test_every_unit_gets_a_whole_record(
     records: dict[str, UnitRecord], backbone: str, tmp_path: Path
 ) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(Storage(str(tmp_path)))
     ledger.open()
     for member in every_kind(backbone):
         record = records[member.key]
@@ -281,11 +286,11 @@ def test_each_training_runs_once_and_says_its_epochs(
     monkeypatch.setattr(method, "start", lambda self, inputs: started.append(1) or real(self, inputs))
     units = [trained(backbone, score=score) for score in SCORES.names()]
     group = GroupRun(prepared, units)
-    assert [len(members) for members in group.trainings()] == [len(units)]
+    assert [len(members) for members in group.bundles()] == [len(units)]
     steps = list(group.run(units))
-    assert len(started) == 1 and [step.epoch for step in steps] == [1, 2, 0]
+    assert len(started) == 1 and [step.epoch for step in steps] == [1, 2] + [0] * len(units)
     assert all(set(step.losses) == {"loss", "loss_dsvdd", "loss_align"} for step in steps[:2])
-    assert [len(step.finished) for step in steps] == [0, 0, len(units)]
+    assert [len(step.finished) for step in steps] == [0, 0] + [1] * len(units)
 
 
 def test_a_failing_training_fails_its_own_units_alone(prepared: Prepared, backbone: str) -> None:
@@ -358,3 +363,259 @@ def test_parts_are_all_there(prepared: Prepared, backbone: str) -> None:
     pseudo = prepared.arrays[ArrayName("features", ENCODER, "mnist", True)]
     assert np.array_equal(arrays.features["pseudo"].all(), pseudo[:10])
     assert replace(prepared, image_size=64).image_size == 64
+
+
+@dataclass
+class Kept:
+    """Checkpoints in memory, due whenever ``when`` says so."""
+
+    when: Callable[[], bool] = lambda: True
+    files: dict[str, bytes] = field(default_factory=dict)
+    loads: int = 0
+
+    def load(self, bundle: str) -> bytes | None:
+        self.loads += 1
+        return self.files.get(bundle)
+
+    def save(self, bundle: str, content: bytes) -> None:
+        self.files[bundle] = content
+
+    def due(self) -> bool:
+        return self.when()
+
+
+def steps_of(prepared: Prepared, units: list[Unit], kept: Checkpoints, bundle: str = "b") -> list[Progress]:
+    """A step for each epoch, and one with all records."""
+    steps = list(GroupRun(prepared, units).run(in_bundle(units, bundle), kept))
+    return [*(step for step in steps if step.epoch), Progress([r for step in steps for r in step.finished])]
+
+
+def in_bundle(units: list[Unit], bundle: str = "b") -> list[Unit]:
+    return [replace(one, bundle=bundle) for one in units]
+
+
+def interrupt(prepared: Prepared, units: list[Unit], kept: Checkpoints, epoch: int) -> None:
+    """Run until ``epoch`` is reported, as a worker does that is taken away then."""
+    steps = GroupRun(prepared, units).run(in_bundle(units), kept)
+    assert [next(steps).epoch for _ in range(epoch)] == list(range(1, epoch + 1))
+    steps.close()  # type: ignore[attr-defined]
+
+
+LONG: list[dict[str, Any]] = [
+    {"alignment": "mmd"},
+    {"alignment": "contrastive", "negatives": "ignore_band", "centre": "ema"},
+    {"alignment": "positive", "centre": "refresh", "embedding_dim": 4},
+    {"alignment": "mmd", "encoder": "backbone"},
+    {"alignment": "none"},
+]
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("values", LONG)
+def test_an_interrupted_training_ends_like_an_uninterrupted_one(
+    epoch: int, values: dict[str, Any], prepared: Prepared, backbone: str
+) -> None:
+    units = [trained(backbone, epochs=3, score=score, **values) for score in ("knn", "both_centres")]
+    expected = run(prepared, units)
+    kept = Kept()
+    interrupt(prepared, units, kept, epoch)
+    torch.manual_seed(epoch)
+    steps = steps_of(prepared, units, kept)
+    assert [step.epoch for step in steps] == [*range(epoch + 1, 4), 0]
+    assert len(steps[-1].finished) == 2 and kept.loads == 2
+    for record in steps[-1].finished:
+        assert record.state == "done" and equal(record, expected[record.key])
+
+
+def test_an_exception_between_epochs_loses_that_epoch_alone(
+    prepared: Prepared, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member, kept = trained(backbone, epochs=3), Kept()
+    expected = run(prepared, [member])[member.key]
+    real, calls = ALIGNMENTS.get("mmd").__call__, []
+
+    def die(self: object, batch: object) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        found: torch.Tensor = real(self, batch)
+        return found
+
+    monkeypatch.setattr(ALIGNMENTS.get("mmd"), "__call__", die)
+    with pytest.raises(KeyboardInterrupt):
+        steps_of(prepared, [member], kept)
+    monkeypatch.undo()
+    assert unpack(kept.files["b"])[1]["losses"] == [
+        {name: value for name, value in entry.items() if name != "epoch"} for entry in expected.epochs[:2]
+    ]
+    steps = steps_of(prepared, [member], kept)
+    assert [step.epoch for step in steps] == [3, 0] and equal(steps[-1].finished[0], expected)
+
+
+def test_seconds_before_the_interruption_count(prepared: Prepared, backbone: str) -> None:
+    member, kept = trained(backbone, epochs=2), Kept()
+    interrupt(prepared, [member], kept, 1)
+    state, progress = unpack(kept.files["b"])
+    assert 0 < progress["seconds"] < 60
+    kept.files["b"] = pack(state, {**progress, "seconds": 5000.0})
+    record = steps_of(prepared, [member], kept)[-1].finished[0]
+    assert 5000 < record.seconds["train"] < 5060
+
+
+def other_training(prepared: Prepared, backbone: str, content: bytes) -> bytes:
+    member, kept = trained(backbone, epochs=3, embedding_dim=4), Kept()
+    interrupt(prepared, [member], kept, 2)
+    return kept.files["b"]
+
+
+def other_names(prepared: Prepared, backbone: str, content: bytes) -> bytes:
+    state, progress = unpack(content)
+    return pack({f"x{name}": value for name, value in state.items()}, progress)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda prepared, backbone, content: content[:-1],
+        lambda prepared, backbone, content: b"",
+        lambda prepared, backbone, content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
+        other_training,
+        other_names,
+    ],
+    ids=["truncated", "empty", "flipped", "of another training", "of other names"],
+)
+def test_a_damaged_checkpoint_is_ignored_and_the_training_starts_anew(
+    damage: Callable[[Prepared, str, bytes], bytes],
+    prepared: Prepared,
+    backbone: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    member, kept = trained(backbone, epochs=3), Kept()
+    interrupt(prepared, [member], kept, 2)
+    kept.files["b"] = damage(prepared, backbone, kept.files["b"])
+    steps = steps_of(prepared, [member], kept)
+    assert [step.epoch for step in steps] == [1, 2, 3, 0]
+    assert equal(steps[-1].finished[0], run(prepared, [member])[member.key])
+    assert "checkpoint b is not used" in caplog.text
+
+
+def test_a_place_that_fails_costs_the_checkpoint_and_not_the_training(
+    prepared: Prepared, backbone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Kept):
+        def load(self, bundle: str) -> bytes | None:
+            raise OSError("the store is away")
+
+        def save(self, bundle: str, content: bytes) -> None:
+            raise OSError("no space left on device")
+
+    member = trained(backbone, epochs=3)
+    steps = steps_of(prepared, [member], Broken())
+    assert equal(steps[-1].finished[0], run(prepared, [member])[member.key])
+    assert "the store is away" in caplog.text and caplog.text.count("no space left") == 2
+
+
+def test_a_training_is_saved_when_due_and_never_after_its_last_epoch(
+    prepared: Prepared, backbone: str
+) -> None:
+    now = 0.0
+    pace = Pace(60, clock=lambda: now)
+    saved: list[tuple[str, int]] = []
+
+    class Timed(Kept):
+        def save(self, bundle: str, content: bytes) -> None:
+            saved.append((bundle, len(unpack(content)[1]["losses"])))
+            pace.restart()
+
+    members = [trained(backbone, epochs=6, score=score) for score in ("knn", "both_centres")]
+    for step in GroupRun(prepared, members).run(members, Timed(pace.due)):
+        del step
+        now += 25
+    assert saved == [(members[0].bundle, 4)], "due at 75 s; the sixth epoch needs no checkpoint"
+
+
+def test_a_frozen_configuration_has_no_checkpoint(prepared: Prepared) -> None:
+    kept = Kept()
+    steps = steps_of(prepared, [unit(alignment="identity", score="source_centre")], kept)
+    assert steps[-1].finished[0].state == "done" and kept.loads == 0 and not kept.files
+
+
+class Memory:
+    """A device that holds ``limit`` source images a step; from step ``full_from`` on, where given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int, full_from: int = 1) -> None:
+        self.starts: list[int] = []
+        self.trainings: list[weakref.ref[Training]] = []
+        alive: list[int] = []
+        self.alive_at_start = alive
+        alignment, method = ALIGNMENTS.get("mmd"), METHODS.get("cluster_align")
+        loss, begin, steps = alignment.__call__, method.start, [0]
+
+        def align(own: object, batch: Any) -> torch.Tensor:
+            steps[0] += 1
+            if len(batch.source) > limit and steps[0] >= full_from:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            found: torch.Tensor = loss(own, batch)
+            return found
+
+        def start(own: Any, inputs: TrainingInputs) -> Training:
+            alive.append(sum(training() is not None for training in self.trainings))
+            training: Training = begin(own, inputs)
+            self.starts.append(own.batch_size)
+            self.trainings.append(weakref.ref(training))
+            return training
+
+        monkeypatch.setattr(alignment, "__call__", align)
+        monkeypatch.setattr(method, "start", start)
+
+
+@pytest.mark.parametrize("full_from", [1, 4, 6])
+@pytest.mark.parametrize("encoder", [ENCODER, "backbone"])
+def test_a_full_device_halves_the_batch_once(
+    full_from: int, encoder: str, prepared: Prepared, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the start, whatever the larger batch had trained and saved: one training, one batch size."""
+    units = [trained(backbone, encoder=encoder, score=score) for score in ("knn", "both_centres")]
+    by_half = [replace(member, configuration={**member.configuration, "batch_size": 4}) for member in units]
+    # The clusterer of the backbone's own space is seeded by the whole configuration.
+    comparable = encoder != "backbone"
+    expected = run(prepared, by_half)
+    memory, kept = Memory(monkeypatch, 4, full_from), Kept()
+    finished = steps_of(prepared, units, kept)[-1].finished
+    assert memory.starts == [8, 4] and memory.alive_at_start == [0, 0], "the failed training is freed"
+    for record, member in zip(finished, units, strict=True):
+        assert (record.state, record.batch_size) == ("done", 4) and record.config == member.configuration
+        assert not comparable or np.array_equal(record.test, expected[record.key].test)
+        assert not comparable or record.epochs == expected[record.key].epochs
+
+
+def test_a_second_time_is_a_failure(
+    prepared: Prepared, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(monkeypatch, 1)
+    sizes = {8: [8, 4], 3: [3, 2], 2: [2]}
+    for size, starts in sizes.items():
+        memory.starts.clear()
+        member = trained(backbone, batch_size=size)
+        record = run(prepared, [member])[member.key]
+        assert memory.starts == starts and record.state == "failed"
+        assert record.batch_size == (starts[1] if len(starts) == 2 else None)
+        assert record.error is not None and "OutOfMemoryError: CUDA out of memory" in record.error
+
+
+def test_units_that_fit_have_no_batch_size_of_their_own(records: dict[str, UnitRecord]) -> None:
+    assert {record.batch_size for record in records.values()} == {None}
+
+
+def test_a_halved_training_goes_on_at_half(
+    prepared: Prepared, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted, it ends at the batch size it began with, even on a device that could hold more."""
+    member, kept = trained(backbone, epochs=3), Kept()
+    with monkeypatch.context() as full:
+        Memory(full, 4)
+        expected = run(prepared, [member])[member.key]
+        interrupt(prepared, [member], kept, 2)
+    steps = steps_of(prepared, [member], kept)
+    assert [step.epoch for step in steps] == [3, 0]
+    assert expected.batch_size == 4 and equal(steps[-1].finished[0], expected)

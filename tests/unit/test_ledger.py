@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.ledger import SCHEMA, Ledger, UnitRecord, read_units
+from orchestrator.storage import Storage
 from trainables.errors import TwofoldError
 
 
@@ -37,6 +38,7 @@ def record(key: str = "k1", **values: Any) -> UnitRecord:
         stage_a={"compactness": -0.25},
         seconds={"train": 1.5},
         diagnostics={"effective_rank": 3.5},
+        batch_size=16,
         cluster_sizes=np.array([3, 1], dtype=np.int32),
         trusted_fit=np.array([True, False, True, True]),
         trusted_sel=np.array([False, True]),
@@ -56,7 +58,7 @@ def failed(key: str = "k1") -> UnitRecord:
 
 
 def opened(folder: Path) -> Ledger:
-    ledger = Ledger(folder)
+    ledger = Ledger(Storage(str(folder)))
     ledger.open()
     return ledger
 
@@ -76,7 +78,7 @@ def same(left: UnitRecord, right: UnitRecord) -> bool:
 def test_every_field_comes_back(stored: UnitRecord, tmp_path: Path) -> None:
     ledger = opened(tmp_path)
     ledger.write(stored)
-    found = Ledger(tmp_path).read(stored.key)
+    found = Ledger(Storage(str(tmp_path))).read(stored.key)
     assert found is not None and same(found, stored)
 
 
@@ -134,7 +136,8 @@ def test_foreign_content_counts_as_missing(content: bytes, tmp_path: Path) -> No
     ledger = opened(tmp_path)
     (tmp_path / "units" / "k1.arrow").write_bytes(content)
     assert ledger.read("k1") is None and ledger.states(["k1"]) == {}
-    assert pq.read_table(ledger.compact(["k1"])).num_rows == 0
+    ledger.compact(["k1"], tmp_path / "units.parquet")
+    assert pq.read_table(tmp_path / "units.parquet").num_rows == 0
     ledger.write(record())
     assert ledger.states(["k1"]) == {"k1": "done"}
 
@@ -196,8 +199,8 @@ def test_compact_keeps_the_order_asked_for(tmp_path: Path) -> None:
     for key in ("b", "a", "c"):
         ledger.write(record(key, seed=ord(key)))
     ledger.write(failed("f"))
-    path = ledger.compact(["c", "f", "missing", "a", "b"])
-    assert path == tmp_path / "units.parquet"
+    path = tmp_path / "units.parquet"
+    ledger.compact(["c", "f", "missing", "a", "b"], path)
     table = pq.read_table(path)
     assert table.schema.equals(SCHEMA)
     assert table["key"].to_pylist() == ["c", "f", "a", "b"]
@@ -207,15 +210,8 @@ def test_compact_keeps_the_order_asked_for(tmp_path: Path) -> None:
         assert stored is not None and same(UnitRecord.from_row(row), stored)
     assert [set(row) for row in read_units(path, ["key", "seed"])] == [{"key", "seed"}] * 4
     first = path.read_bytes()
-    assert ledger.compact(["c", "f", "missing", "a", "b"]).read_bytes() == first
-
-
-def test_attempts_are_counted_until_a_record_is_written(tmp_path: Path) -> None:
-    ledger = opened(tmp_path)
-    assert [ledger.begin("k1") for _ in range(3)] == [0, 1, 2]
-    assert Ledger(tmp_path).begin("k1") == 3 and ledger.begin("k2") == 0
-    ledger.write(record())
-    assert ledger.begin("k1") == 0
+    ledger.compact(["c", "f", "missing", "a", "b"], path)
+    assert path.read_bytes() == first
 
 
 def test_opening_twice_keeps_what_is_there(tmp_path: Path) -> None:
@@ -227,17 +223,17 @@ def test_opening_twice_keeps_what_is_there(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(TwofoldError, match=r"cannot write the output folder .*file/run.*Set `output:`"):
-        Ledger(file / "run").open()
+    with pytest.raises(TwofoldError, match=r"cannot write the ledger .*file/run.*Set `output:`"):
+        Ledger(Storage(str(file / "run"))).open()
 
 
 def test_a_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, *args: Any, **kwargs: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(TwofoldError, match=r"cannot write .*Permission denied"):
-        Ledger(tmp_path).open()
+        Ledger(Storage(str(tmp_path))).open()
 
 
 def test_task_of_a_record() -> None:

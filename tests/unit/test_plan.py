@@ -136,9 +136,10 @@ from trainables.types import Setting, Task
 config = SweepConfig(**json.loads(sys.argv[1]))
 setting = Setting(Task("digits", "typeset", "mnist", "3"), 0.1, 0, ("a",), ("b",), ("c",), ("d",), ("e",))
 prints = {"typeset": "f1", "mnist": "f2"}
-print(" ".join(unit.key for unit in plan_units(config, enumerate_grid(config), [setting], prints)))
+planned = plan_units(config, enumerate_grid(config).configurations, [setting], prints)
+print(" ".join(unit.key for unit in planned))
 """
-    expected = " ".join(unit.key for unit in plan_units(config(), grid(), [SETTING], PRINTS))
+    expected = " ".join(unit.key for unit in plan_units(config(), grid().configurations, [SETTING], PRINTS))
     done = subprocess.run(
         [sys.executable, "-c", code, config().model_dump_json()],
         env={**os.environ, "PYTHONHASHSEED": "4242"},
@@ -151,7 +152,7 @@ print(" ".join(unit.key for unit in plan_units(config, enumerate_grid(config), [
 
 def units(seeds: tuple[int, ...] = (0,), settings: int = 1) -> list[Unit]:
     given_settings = [replace(SETTING, split_seed=i) for i in range(settings)]
-    return plan_units(config(seeds=list(seeds)), grid(), given_settings, PRINTS)
+    return plan_units(config(seeds=list(seeds)), grid().configurations, given_settings, PRINTS)
 
 
 def test_plan_is_settings_times_seeds_times_configurations() -> None:

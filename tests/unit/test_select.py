@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.proxies.base import PROXIES, Proxy, ScoreEvidence
 from orchestrator.select import Chooser, choose, gather_candidates, mean_ranks, select_folder
+from orchestrator.storage import Storage
 from trainables.configuration import Configuration
 from trainables.errors import TwofoldError, UndefinedScore
 from trainables.seeding import canonical_json, generator, stable_hash
@@ -307,11 +308,11 @@ def test_candidates_are_finished_and_unlabelled() -> None:
 
 
 def write(folder: Path, records: list[UnitRecord]) -> Path:
-    ledger = Ledger(folder)
+    ledger = Ledger(Storage(str(folder)))
     ledger.open()
     for entry in records:
         ledger.write(entry)
-    ledger.compact([entry.key for entry in records])
+    ledger.compact([entry.key for entry in records], folder / "units.parquet")
     return folder
 
 

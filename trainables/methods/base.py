@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 
 from trainables.alignments.base import Alignment
 from trainables.registry import Component, Registry
@@ -56,7 +57,11 @@ class SettingArrays:
 
 
 class Training:
-    """One training in progress."""
+    """One training in progress.
+
+    It depends on its inputs alone, not on what else ran in the process. Interrupted between two epochs,
+    started anew and given its ``state`` by ``restore``, it goes on to the same result; on a CPU, to the bit.
+    """
 
     assignment: Assignment | None
 
@@ -72,6 +77,18 @@ class Training:
     @abstractmethod
     def centre(self) -> np.ndarray:
         """Hypersphere centre c: (e,)."""
+
+    @abstractmethod
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that the epochs so far have changed, by name: contiguous copies in the CPU's memory."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, torch.Tensor], epoch: int) -> None:
+        """Go on from ``state``, taken after ``epoch`` whole epochs of a training with equal inputs.
+
+        Raises:
+            ValueError: a name or a shape is not of this training, which is then unchanged.
+        """
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,7 @@ class Method(Component):
     """A trainable detector; its fields are the hyperparameters of training."""
 
     epochs: int
+    batch_size: int
 
     @abstractmethod
     def start(self, inputs: TrainingInputs) -> Training:

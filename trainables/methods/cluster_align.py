@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import Literal
 
 import numpy as np
@@ -13,9 +16,12 @@ from trainables.backbones.base import build_backbone
 from trainables.errors import NonFinite, TwofoldError
 from trainables.methods.base import METHODS, Method, Part, Rows, Training, TrainingInputs
 from trainables.seeding import generator, stable_seed
+from trainables.types import Assignment
 
 EMBED_BATCH = 256
 EMA_MOMENTUM = 0.9
+_ADAM = ("step", "exp_avg", "exp_avg_sq")
+_ASSIGNMENT = tuple(field.name for field in fields(Assignment))
 
 
 @METHODS.register("cluster_align")
@@ -45,7 +51,6 @@ class _Training(Training):
         self._inputs = inputs
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         seed = stable_seed("weights", inputs.purpose, inputs.seed) % 2**31
-        torch.manual_seed(seed)
         backbone = build_backbone(
             method.backbone, method.finetune, method.embedding_dim, inputs.image_size, seed=seed
         )
@@ -78,11 +83,68 @@ class _Training(Training):
     def fit_epoch(self) -> dict[str, float]:
         """One pass over the source; losses are means over the steps."""
         self._epoch += 1
-        self._prepare_epoch()
-        draws = generator("batches", self._inputs.purpose, self._inputs.seed, self._epoch)
-        self._tail.train()
-        steps = [self._step(batch) for batch in self._batches(draws)]
+        with self._randomness_of_the_epoch():
+            self._prepare_epoch()
+            draws = generator("batches", self._inputs.purpose, self._inputs.seed, self._epoch)
+            self._tail.train()
+            steps = [self._step(batch) for batch in self._batches(draws)]
         return {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Weights, buffers, Adam's moments and steps, the centre and the trusted set, by name."""
+        found = {f"tail.{name}": value for name, value in self._tail.state_dict().items()}
+        for name, weight in self._tail.named_parameters():
+            for kind, value in self._optimiser.state.get(weight, {}).items():
+                found[f"adam.{kind}.{name}"] = value
+        found["centre"] = self._centre
+        if self.assignment is not None:
+            for name in _ASSIGNMENT:
+                found[f"assignment.{name}"] = torch.tensor(getattr(self.assignment, name))
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in found.items()}
+
+    def restore(self, state: Mapping[str, torch.Tensor], epoch: int) -> None:
+        """Go on from ``state``, taken after ``epoch`` whole epochs of a training with equal inputs.
+
+        Raises:
+            ValueError: a name or a shape is not of this training, which is then unchanged.
+        """
+        self._check(state)
+        self._epoch = epoch
+        self._tail.load_state_dict({name: state[f"tail.{name}"] for name in self._tail.state_dict()})
+        self._optimiser.state.clear()
+        for name, weight in self._tail.named_parameters():
+            for kind in _ADAM:
+                if (value := state.get(f"adam.{kind}.{name}")) is not None:
+                    self._optimiser.state[weight][kind] = _as_adam_keeps(kind, value, weight)
+        self._centre = state["centre"].to(self._device, copy=True)
+        if "assignment.trusted" in state:
+            arrays = {name: state[f"assignment.{name}"].numpy().copy() for name in _ASSIGNMENT}
+            self.assignment = Assignment(**arrays)
+
+    def _check(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Refuse a state of other names or shapes; Adam has none before its first step."""
+        shapes = {f"tail.{name}": value.shape for name, value in self._tail.state_dict().items()}
+        shapes["centre"] = self._centre.shape
+        found = {name: value.shape for name, value in state.items()}
+        for name, weight in self._tail.named_parameters():
+            adam = {f"adam.{kind}.{name}": torch.Size() if kind == "step" else weight.shape for kind in _ADAM}
+            shapes.update(adam if adam.keys() & found.keys() else {})
+        if self.assignment is not None:
+            n = torch.Size([len(self.assignment.labels)])
+            # The centre has the size of the space in which the trusted set was found last.
+            centre = found.get("assignment.centre", torch.Size())
+            shapes.update({"assignment.labels": n, "assignment.trusted": n, "assignment.centre": centre})
+        for name in sorted(shapes.keys() | found.keys()):
+            if shapes.get(name) != found.get(name):
+                raise ValueError(f"{name} is {found.get(name)}, and this training has {shapes.get(name)}")
+
+    @contextmanager
+    def _randomness_of_the_epoch(self) -> Iterator[None]:
+        """Whatever draws from torch's global generators inside draws the same, whatever ran before."""
+        devices = [torch.cuda.current_device()] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(stable_seed("epoch", self._inputs.purpose, self._inputs.seed, self._epoch))
+            yield
 
     def _prepare_epoch(self) -> None:
         """Re-cluster in the backbone's own space, and move the centre, where the configuration says so."""
@@ -173,3 +235,10 @@ def _draw(pool: np.ndarray, steps: int, size: int, draws: np.random.Generator) -
     rounds = -(-steps * size // len(pool))
     order = np.concatenate([draws.permutation(pool) for _ in range(rounds)])
     return [order[i * size : (i + 1) * size] for i in range(steps)]
+
+
+def _as_adam_keeps(kind: str, value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """A copy where Adam keeps it: steps in the CPU's memory, moments beside the weight in its layout."""
+    if kind == "step":
+        return value.clone()
+    return torch.empty_like(weight, requires_grad=False).copy_(value)

@@ -1,0 +1,115 @@
+"""When a Tune run ends early: the budget is spent, somebody asked to stop, or it is senseless to go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.stopper import NoopStopper
+
+from orchestrator.stop import stop_requested
+from orchestrator.storage import Storage
+
+MAX_BARREN = 20
+"""Failures of workers in a row, without any result between them, that are put up with."""
+
+POLL_SECONDS = 2.0
+"""How often another driver's units, and a request to stop, are looked for."""
+
+
+class Ending(Enum):
+    """Why a launch came to its end."""
+
+    COMPLETE = "complete"
+    BUDGET = "budget"
+    STOPPED = "stopped"
+
+
+class Halt(tune.Stopper):
+    """Ends a Tune run: the budget is spent, somebody asked to stop, or nothing can be recorded.
+
+    Args:
+        storage: where the ledger is.
+        hours: wall time from now; None = no limit.
+        since: seconds since the epoch; a request to stop that is older is not meant for this launch.
+
+    Attributes:
+        ending: why the launch ends before its units do, if it does.
+        fatal: what makes it senseless to go on, in words; empty otherwise.
+    """
+
+    def __init__(self, storage: Storage, hours: float | None, since: float) -> None:
+        self._storage = storage
+        self._since = since
+        self._deadline = None if hours is None else time.monotonic() + 3600 * hours
+        self._looked = time.monotonic()
+        self.ending: Ending | None = None
+        self.fatal = ""
+
+    def __reduce__(self) -> tuple[type[tune.Stopper], tuple[()]]:
+        """Tune pickles its stopper into a snapshot that is never restored."""
+        return NoopStopper, ()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial is stopped alone."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether all trials end after the step that each is at."""
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline:
+            self.ending = self.ending or Ending.BUDGET
+        if now - self._looked >= POLL_SECONDS:
+            self._looked = now
+            if stop_requested(self._storage, self._since):
+                self.ending = self.ending or Ending.STOPPED
+        return bool(self.fatal) or self.ending is not None
+
+
+class Listener(tune.Callback):
+    """Tells the driver of every unit that ended, and notices when no trial gets as far as that."""
+
+    def __init__(self, tell: Callable[[Iterable[str], Iterable[str]], None], halt: Halt) -> None:
+        self._tell = tell
+        self._halt = halt
+        self._barren = 0
+        self._most = 0
+
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        """Tune pickles its callbacks into a snapshot that is never restored; a progress bar cannot be."""
+        return tune.Callback, ()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Forward the keys of a step that ended units."""
+        self._barren = 0
+        self._halt.fatal = self._halt.fatal or result.get("fatal", "")
+        self._tell(result.get("finished", []), result.get("failed", []))
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Keep in mind how many workers there were at once."""
+        self._most = max(self._most, sum(other.status == "RUNNING" for other in trials))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Count failures with no result between them: a cluster on which no worker works ends the sweep.
+
+        All workers may be lost at once, more than once, and each bundle under way may end two processes.
+        """
+        self._barren += 1
+        if self._barren > MAX_BARREN + 4 * self._most:
+            last = _last_error(trial)
+            self._halt.fatal = f"{self._barren} workers in a row ended without a result. The last: {last}"
+
+
+def _last_error(trial: Any) -> str:
+    """The last line of what Tune wrote down of a trial's failures."""
+    try:
+        lines = Path(trial.error_file).read_text().strip().splitlines()
+    except (OSError, TypeError):
+        return "unknown"
+    return lines[-1] if lines else "unknown"
