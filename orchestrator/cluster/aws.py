@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.cluster.findings import Fields, Finding, hint, join, section, unknown_names
+from orchestrator.cluster.findings import Fields, Finding, entries, hint, join, section, unknown_names
 from orchestrator.cluster.instances import AWS, resource_findings
 from orchestrator.cluster.nodes import TYPES
 
@@ -45,6 +46,7 @@ def _type_findings(kind: dict[str, Any], node: dict[str, Any], key: str, head: b
         yield from resource_findings(kind.get("resources"), cpus, gpus, instance, key, head)
 
 
+@functools.cache
 def _run_instances() -> Any | None:
     """What botocore knows of the request, which comes with the package; None without botocore."""
     try:
@@ -90,9 +92,9 @@ def _fields(shape: Any) -> Fields | None:
 def _security_findings(config: dict[str, Any]) -> Iterator[Finding]:
     """Rules of the security group that let the world in by anything but SSH."""
     group = section(section(config.get("provider")).get("security_group"))
-    for index, rule in enumerate(group.get("IpPermissions") or []):
-        ranges = [entry.get("CidrIp") for entry in section(rule).get("IpRanges") or []]
-        ranges += [entry.get("CidrIpv6") for entry in section(rule).get("Ipv6Ranges") or []]
+    for index, rule in enumerate(entries(group.get("IpPermissions"))):
+        ranges = [section(entry).get("CidrIp") for entry in entries(section(rule).get("IpRanges"))]
+        ranges += [section(entry).get("CidrIpv6") for entry in entries(section(rule).get("Ipv6Ranges"))]
         ports = (section(rule).get("FromPort"), section(rule).get("ToPort"))
         if any(entry in WORLD for entry in ranges) and ports != (22, 22):
             yield Finding(

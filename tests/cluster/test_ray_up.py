@@ -60,11 +60,13 @@ def test_a_submitted_sweep_runs_on_both_workers_and_is_seen_in_mlflow(
     cluster: dict[str, Host], tmp_path: Path
 ) -> None:
     laptop = cluster["laptop"]
-    overrides = " ".join(sets(*TINY, "output=/srv/runs", "tracking_uri=http://127.0.0.1:5000"))
+    places = ("output=$HOME/runs", "ledger=$TWOFOLD_STORE/ledger", "tracking_uri=http://127.0.0.1:5000")
+    overrides = " ".join(sets(*TINY, *places))
     sweep = f"twofold sweep ~/twofold/search_spaces/digits_small.yaml --address auto {overrides}"
-    job = f"ray job submit --address http://127.0.0.1:8265 -- {sweep}".replace('"', '\\"')
-    done = on_laptop(laptop, f'ray exec {FILE} "{job}"')
+    job = f"ray job submit --address http://127.0.0.1:8265 -- {sweep}"
+    done = on_laptop(laptop, f"ray exec {FILE} '{job}'")
     assert "succeeded" in done.stdout
+    on_laptop(laptop, f"mkdir -p /srv/runs && ray rsync-down {FILE} '~/runs/' /srv/runs/")
 
     records = read_units(laptop.folder.parent / "common/runs/digits_small/units.parquet")
     assert records and {record["state"] for record in records} == {"done"}
