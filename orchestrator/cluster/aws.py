@@ -20,7 +20,7 @@ def aws_findings(config: dict[str, Any]) -> Iterator[Finding]:
     """Mistakes in the provider section and the node types of a launcher file for AWS."""
     yield from _security_findings(config)
     types = section(config.get(TYPES))
-    request = _run_instances()
+    request = run_instances()
     if request is None:
         yield Finding(
             TYPES,
@@ -41,13 +41,13 @@ def _type_findings(kind: dict[str, Any], node: dict[str, Any], key: str, head: b
     instance = node.get("InstanceType")
     if instance is None:
         yield Finding(f"{key}.node_config.InstanceType", "is required, for example g5.xlarge")
-    elif instance in AWS:
+    elif isinstance(instance, str) and instance in AWS:
         cpus, gpus, _ = AWS[instance]
         yield from resource_findings(kind.get("resources"), cpus, gpus, instance, key, head)
 
 
 @functools.cache
-def _run_instances() -> Any | None:
+def run_instances() -> Any | None:
     """What botocore knows of the request, which comes with the package; None without botocore."""
     try:
         from botocore.loaders import Loader

@@ -25,7 +25,7 @@ ADDRESSES = {"laptop": "192.0.2.1", "head": "192.0.2.10", "one": "192.0.2.11", "
 LAPTOP = {"PATH": f"{Path(sys.executable).parent}:{PATH}", "RAY_UP_enable_autoscaler_v2": "0"}
 
 
-def on_laptop(laptop: Host, command: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def on_laptop(laptop: Host, command: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
     """Run a command in the repository, and say on one line how long it took."""
     started = time.monotonic()
     done = laptop.run(f"cd {REPOSITORY} && {command}", timeout, LAPTOP)
@@ -49,7 +49,7 @@ def cluster(network: dict[str, Host]) -> dict[str, Host]:
     started = time.monotonic()
     on_laptop(laptop, f"ray up -y {FILE}")
     joined = f"ray exec {FILE} 'ray status' | grep -q '/4.0 CPU'"
-    wait_until(lambda: laptop.run(f"cd {REPOSITORY} && {joined}", env=LAPTOP).returncode == 0, 120)
+    wait_until(lambda: laptop.run(f"cd {REPOSITORY} && {joined}", env=LAPTOP).returncode == 0, 240)
     print(
         f"{time.monotonic() - started:6.1f} s  until both workers had joined; head: {len(head.processes())}"
     )
@@ -107,7 +107,7 @@ def test_ray_down_leaves_nothing(cluster: dict[str, Host]) -> None:
     on_laptop(cluster["laptop"], f"ray down -y {FILE}")
     started = time.monotonic()
     left = {name: 1.0 for name in cluster}
-    while left and time.monotonic() - started < 120:
+    while left and time.monotonic() - started < 180:
         for name in [name for name in left if not cluster[name].processes()]:
             print(f"{time.monotonic() - started:6.1f} s  until {name} was empty")
             del left[name]

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.cluster.aws import is_spot
+from orchestrator.cluster.aws import is_spot, run_instances
 from orchestrator.cluster.check import find
 from orchestrator.cluster.findings import unknown_names
 from orchestrator.cluster.source import ClusterFile
@@ -490,7 +490,9 @@ def test_a_python_other_than_this_is_a_warning(tmp_path: Path) -> None:
 
 def test_without_botocore_the_check_says_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "botocore.loaders", None)
+    run_instances.cache_clear()
     code, output = check(AWS)
+    run_instances.cache_clear()
     assert code == 0 and "were not checked, because botocore is missing" in output
 
 
@@ -524,7 +526,7 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(value, (*path, key))
 
 
-@pytest.mark.parametrize("name", (LOCAL, KUBERAY))
+@pytest.mark.parametrize("name", SUMMARIES)
 def test_a_value_of_a_wrong_type_anywhere_is_no_accident(name: str) -> None:
     documents = unshared(load(name))
     for *parents, last in [place for place in places(documents) if len(place) > 1]:
