@@ -28,7 +28,7 @@ def record(key: str, state: Any) -> UnitRecord:
 
 @pytest.fixture
 def halt(tmp_path: Path) -> Halt:
-    return Halt(Storage(str(tmp_path)), hours=None)
+    return Halt(Storage(str(tmp_path)), hours=None, since=0)
 
 
 def test_a_step_ends_with_a_failed_record() -> None:
