@@ -83,17 +83,6 @@ class Lock(Protocol):
         """Give it back."""
 
 
-class Unshared:
-    """The lock of a sweep with a single driver: always granted."""
-
-    def acquire(self, name: str) -> bool:
-        """Grant it."""
-        return True
-
-    def release(self, name: str) -> None:
-        """Nothing to give back."""
-
-
 @dataclass(frozen=True)
 class Outbox:
     """The records of a sweep and where they are to be logged.

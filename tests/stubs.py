@@ -13,6 +13,17 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from orchestrator.ledger import Ledger, UnitRecord
+from orchestrator.storage import Storage
+
+
+class Unshared:
+    """The lease of a sweep with a single driver: always granted."""
+
+    def acquire(self, name: str) -> bool:
+        return True
+
+    def release(self, name: str) -> None:
+        return
 
 
 def stub_record(key: str, **changes: Any) -> UnitRecord:
@@ -33,11 +44,15 @@ def stub_record(key: str, **changes: Any) -> UnitRecord:
     return UnitRecord(key=key, **{**values, **changes})
 
 
+def stub_keys(count: int) -> list[str]:
+    return [f"{index:032x}" for index in range(count)]
+
+
 def stub_ledger(folder: Path, count: int) -> tuple[Ledger, list[str]]:
     """A ledger with ``count`` records, and their keys."""
-    ledger = Ledger(folder)
+    ledger = Ledger(Storage(str(folder)))
     ledger.open()
-    keys = [f"{index:032x}" for index in range(count)]
+    keys = stub_keys(count)
     for key in keys:
         ledger.write(stub_record(key))
     return ledger, keys

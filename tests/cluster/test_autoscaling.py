@@ -40,6 +40,12 @@ def write_config(path: Path) -> Path:
     lists = "setup_commands head_setup_commands worker_setup_commands initialization_commands rsync_exclude"
     starts = "rsync_filter cluster_synced_files head_start_ray_commands worker_start_ray_commands"
     provider = {"type": "external", "module": module, "launch_multiple": True}
+    # A raylet has no address and no SSH of its own.
+    provider |= {
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    }
     config = {
         "cluster_name": "growing",
         "max_workers": 2,

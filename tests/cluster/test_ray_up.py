@@ -85,6 +85,8 @@ def test_a_submitted_sweep_runs_on_both_workers_and_is_seen_in_mlflow(
     assert {run["info"]["status"] for run in answer["runs"]} == {"FINISHED"}
     assert len(answer["runs"]) == len(records) + 1  # the sweep's own
     forward.wait(60)
+    on_laptop(laptop, f"ray rsync-down {FILE} '~/mlflow.db' /srv/fetched.db")
+    assert (laptop.folder.parent / "common/fetched.db").read_bytes().startswith(b"SQLite format 3")
 
 
 def test_nothing_listens_beyond_the_network_of_the_cluster_without_the_token(

@@ -30,8 +30,8 @@ from harness import (
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from orchestrator.tracking import BackgroundTracker, Outbox, Unshared, open_tracker
-from tests.stubs import assert_each_once, listener, stub_ledger
+from orchestrator.tracking import BackgroundTracker, Outbox, open_tracker
+from tests.stubs import Unshared, assert_each_once, listener, stub_ledger
 
 KEY = "twofold.key"
 PARENT = "mlflow.parentRunId"
@@ -185,13 +185,13 @@ def test_a_writer_outlives_a_server_that_is_down_at_start_and_again_later(
     writer = BackgroundTracker(Outbox(flaky.address, "stubs", ledger, tmp_path, Unshared()))
     writer.put(keys[:20])
     flaky.start()
-    wait_until(lambda: writer.waiting == 0, 30)
+    wait_until(lambda: writer.waiting == 0, 120)
     writer.put(keys[20:40])
-    wait_until(lambda: writer.waiting < 15, 30)
+    wait_until(lambda: writer.waiting < 15, 120)
     flaky.kill()
     writer.put(keys[40:])
     flaky.start()
-    wait_until(lambda: writer.waiting == 0, 60)
+    wait_until(lambda: writer.waiting == 0, 120)
     assert writer.close() is None
     assert_each_once(flaky.address, "stubs", keys)
 
@@ -242,7 +242,7 @@ def test_a_call_whose_answer_is_lost_is_not_made_twice(
     with losing_answers(server, lost) as address:
         writer = BackgroundTracker(Outbox(address, "lost", ledger, tmp_path, Unshared()))
         writer.put(keys)
-        wait_until(lambda: writer.waiting == 0, 60)
+        wait_until(lambda: writer.waiting == 0, 120)
         assert writer.close() is None
     assert Counter(lost) == {call: len(times) for call, times in LOST.items()}
     with open_tracker(Outbox(server, "lost", ledger, tmp_path, Unshared())) as tracker:
@@ -291,9 +291,9 @@ def test_an_outage_in_the_middle_third_does_not_slow_the_sweep(
     assert twofold_here("sweep", *arguments, "--name", "up").code == 0
 
     def outage() -> None:
-        wait_until(lambda: len(recorded(folder / "down")) >= UNITS / 3, 60)
+        wait_until(lambda: len(recorded(folder / "down")) >= UNITS / 3, 120)
         flaky.kill()
-        wait_until(lambda: len(recorded(folder / "down")) >= 2 * UNITS / 3, 60)
+        wait_until(lambda: len(recorded(folder / "down")) >= 2 * UNITS / 3, 120)
         flaky.launch()
 
     away = threading.Thread(target=outage)

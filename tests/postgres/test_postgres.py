@@ -18,9 +18,9 @@ from harness import (
     write_space,
 )
 
-from orchestrator.tracking import BackgroundTracker, Outbox, Unshared
+from orchestrator.tracking import BackgroundTracker, Outbox
 from tests.postgres.server import PASSWORD, Cluster
-from tests.stubs import assert_each_once, stub_ledger
+from tests.stubs import Unshared, assert_each_once, stub_ledger
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,11 @@ def test_a_database_that_restarts_gets_every_run_once(
     ledger, keys = stub_ledger(tmp_path, 60)
     writer = BackgroundTracker(Outbox(postgres.uri, "direct", ledger, tmp_path / "artifacts", Unshared()))
     writer.put(keys[:40])
-    wait_until(lambda: writer.waiting < 30, 60)
+    wait_until(lambda: writer.waiting < 30, 120)
     postgres.stop()
     writer.put(keys[40:])
     postgres.start()
-    wait_until(lambda: writer.waiting == 0, 60)
+    wait_until(lambda: writer.waiting == 0, 120)
     assert writer.close() is None
     assert_each_once(postgres.uri, "direct", keys)
 

@@ -28,13 +28,20 @@ from orchestrator.tracking import (
     Outbox,
     Tracker,
     Turn,
-    Unshared,
     open_tracker,
 )
-from tests.stubs import assert_each_once, listener, runs_per_key, stub_ledger, stub_record
+from tests.stubs import (
+    Unshared,
+    assert_each_once,
+    listener,
+    runs_per_key,
+    stub_keys,
+    stub_ledger,
+    stub_record,
+)
 from trainables.errors import TwofoldError
 
-MakeOutbox = Callable[..., Outbox]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +69,8 @@ def outbox(uri: str, sweep: str, tmp_path: Path) -> Outbox:
 
 
 def keys_of(outbox: Outbox) -> list[str]:
-    return sorted(path.stem for path in (outbox.ledger.folder / "units").glob("*.arrow"))
+    """Keys of the eight records of the outbox."""
+    return [key for key in stub_keys(8) if outbox.ledger.read(key) is not None]
 
 
 def log_all(outbox: Outbox) -> int:
@@ -174,7 +182,9 @@ import os, signal, sys
 from pathlib import Path
 from mlflow.tracking import MlflowClient
 from orchestrator.ledger import Ledger
-from orchestrator.tracking import Outbox, Unshared, open_tracker
+from orchestrator.storage import Storage
+from orchestrator.tracking import Outbox, open_tracker
+from tests.stubs import Unshared
 
 ended = MlflowClient.set_terminated
 def die(*arguments, **options):
@@ -185,15 +195,17 @@ def die(*arguments, **options):
 MlflowClient.set_terminated = die
 
 uri, sweep, folder, *keys = sys.argv[1:]
-with open_tracker(Outbox(uri, sweep, Ledger(Path(folder)), Path(folder), Unshared())) as tracker:
+with open_tracker(Outbox(uri, sweep, Ledger(Storage(folder)), Path(folder), Unshared())) as tracker:
     tracker.log(list(keys))
 """
 
 
-def test_a_writer_killed_before_it_ends_a_run_leaves_it_to_be_logged_anew(outbox: Outbox) -> None:
+def test_a_writer_killed_before_it_ends_a_run_leaves_it_to_be_logged_anew(
+    outbox: Outbox, tmp_path: Path
+) -> None:
     keys = keys_of(outbox)
-    command = [sys.executable, "-c", DIES, outbox.uri, outbox.sweep, str(outbox.ledger.folder), *keys]
-    assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", DIES, outbox.uri, outbox.sweep, str(tmp_path), *keys]
+    assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == -signal.SIGKILL
     found = runs_per_key(outbox.uri, outbox.sweep)
     assert sorted(found.values()) == [["FINISHED"]] * 5 + [["RUNNING"]]
     assert log_all(outbox) == 3
@@ -345,9 +357,9 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def ended_in(uri: str, ledger: Ledger) -> tuple[float, float, Exception | None]:
     """Seconds to hand over and seconds to close, and the failure, of a writer that runs for a moment."""
-    writer = BackgroundTracker(Outbox(uri, "away", ledger, ledger.folder, Unshared()))
+    writer = BackgroundTracker(Outbox(uri, "away", ledger, Path(), Unshared()))
     started = time.monotonic()
-    writer.put([path.stem for path in (ledger.folder / "units").glob("*.arrow")])
+    writer.put(stub_keys(8))
     handed_over = time.monotonic()
     time.sleep(0.5)
     closing = time.monotonic()
@@ -426,7 +438,7 @@ def test_pauses_grow_and_have_a_limit(ledger: Ledger, monkeypatch: pytest.Monkey
             times.append(time.monotonic())
             raise OSError("away")
 
-    writer = BackgroundTracker(Outbox("sqlite://", "away", ledger, ledger.folder, Noted()))
+    writer = BackgroundTracker(Outbox("sqlite://", "away", ledger, Path(), Noted()))
     wait_until(lambda: len(times) > 5)
     writer.close()
     pauses = [later - earlier for earlier, later in itertools.pairwise(times[:6])]
@@ -439,7 +451,7 @@ def test_a_missing_driver_is_named_with_the_remedy(ledger: Ledger) -> None:
         uri = address.replace("http://", "mssql+pymssql://me:s3cr3t@") + "/db"
         with (
             pytest.raises(TwofoldError, match="needs a package: No module named") as error,
-            open_tracker(Outbox(uri, "away", ledger, ledger.folder, Unshared())),
+            open_tracker(Outbox(uri, "away", ledger, Path(), Unshared())),
         ):
             pass
     assert "s3cr3t" not in str(error.value)
