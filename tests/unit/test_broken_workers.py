@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +28,7 @@ def record(key: str, state: Any) -> UnitRecord:
 
 @pytest.fixture
 def halt(tmp_path: Path) -> Halt:
-<<<<<<< HEAD
     return Halt(Storage(str(tmp_path)), hours=None, since=0)
-=======
-    return Halt(Storage(str(tmp_path)), None, time.time())
->>>>>>> faults
 
 
 def test_a_step_ends_with_a_failed_record() -> None:
