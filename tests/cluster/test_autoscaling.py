@@ -81,7 +81,7 @@ def test_a_sweep_grows_the_cluster_from_one_node_to_three_and_back(tmp_path: Pat
         overrides = " ".join(sets(*TINY, "output=/srv/runs", "cache=/srv/cache")).replace('"', '\\"')
         sweep = f"cd {REPOSITORY} && twofold sweep {SMALL} --address 127.0.0.1:{PORT} {overrides}"
         running = alone.start(sweep, tmp_path / "sweep.log", ENVIRONMENT)
-        wait_until(lambda: nodes() == 3 or running.poll() is not None, 150)
+        wait_until(lambda: nodes() == 3 or running.poll() is not None, 180)
         assert running.poll() is None, (tmp_path / "sweep.log").read_text()
         print(f"{time.monotonic() - begun:6.1f} s  three nodes")
         assert running.wait(240) == 0, (tmp_path / "sweep.log").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
 from collections import Counter
@@ -211,8 +212,10 @@ def losing_answers(server: str, lost: list[str]) -> Iterator[str]:
         while not _is_whole(request):
             request += connection.recv(65536)
         head, _, body = request.partition(b"\r\n\r\n")
+        # Otherwise the server keeps the connection, and the end of its answer is not seen.
+        head = re.sub(rb"(?i)\r\nconnection:[^\r]*", b"", head) + b"\r\nConnection: close"
         with socket.create_connection(("127.0.0.1", port)) as onward:
-            onward.sendall(head + b"\r\nConnection: close\r\n\r\n" + body)
+            onward.sendall(head + b"\r\n\r\n" + body)
             answer = b"".join(iter(lambda: onward.recv(65536), b""))
         call = "/".join(head.split()[1].decode().split("/")[-2:])
         made[call] += 1
