@@ -9,7 +9,6 @@ import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from harness import ENVIRONMENT, TWOFOLD, draw_domains, folder_data, processes_with, write_space
 from mlflow.tracking import MlflowClient
@@ -38,10 +37,20 @@ def statuses(folder: Path) -> dict[str, list[str]]:
     return dict(found)
 
 
-def slow_space(path: Path, cache: Path, trainings: int, epochs: int, **changes: Any) -> Path:
+def slow_space(
+    path: Path, cache: Path, trainings: int, epochs: int, images: int = 16, batch_size: int = 4
+) -> Path:
     """One setting: some trainings of 0.3 s a step, one that does not sleep, and the default."""
-    data = folder_data(draw_domains(path.parent / "images"), classes=["plain bar"], anomaly_classes=["Größe"])
-    slow = {"alignment": "faulty", "clusterer": "all", "batch_size": 4, "epochs": epochs, "score": "knn"}
+    data = folder_data(
+        draw_domains(path.parent / "images", images), classes=["plain bar"], anomaly_classes=["Größe"]
+    )
+    slow = {
+        "alignment": "faulty",
+        "clusterer": "all",
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "score": "knn",
+    }
     return write_space(
         path,
         cache,
@@ -51,7 +60,6 @@ def slow_space(path: Path, cache: Path, trainings: int, epochs: int, **changes: 
             {**slow, "fault": "slow", "lambda_align": [round(0.1 * (i + 1), 1) for i in range(trainings)]},
         ],
         resources={"workers": 1, "trainings_per_trial": 2},
-        **changes,
     )
 
 
