@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import math
 import time
 import traceback
 from collections import defaultdict
@@ -19,7 +18,16 @@ import numpy as np
 import torch
 
 from orchestrator.attempts import Failure
-from orchestrator.checkpoints import Bookmark, Checkpoints, Past
+from orchestrator.checkpoints import Bookmark, Checkpoints
+from orchestrator.embedded import (
+    Embedded,
+    anomaly_scores,
+    checked_losses,
+    diagnose,
+    embed_all,
+    frozen_embeddings,
+    rows_of,
+)
 from orchestrator.ledger import UnitRecord
 from orchestrator.plan import Unit
 from orchestrator.prepare import Prepared
@@ -28,8 +36,7 @@ from orchestrator.race import Judge, Race
 from trainables.clusterers.base import trusted_among
 from trainables.configuration import Configuration
 from trainables.errors import NonFinite, UndefinedScore
-from trainables.methods.base import PARTS, Method, Part, SettingArrays, Training, TrainingInputs
-from trainables.scores.base import Reference
+from trainables.methods.base import PARTS, Method, SettingArrays, TrainingInputs
 from trainables.seeding import generator
 from trainables.types import Assignment
 
@@ -59,19 +66,6 @@ class _Trusted:
     trusted_sel: np.ndarray
     proxies: dict[str, float]
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Embedded:
-    """Embeddings of every part after training, and how they came about."""
-
-    parts: dict[Part, np.ndarray]
-    centre: np.ndarray
-    epochs: list[dict[str, float]]
-    diagnostics: dict[str, float]
-    assignment: Assignment | None
-    seconds: float
-    batch_size: int | None = None
 
 
 class GroupRun:
@@ -123,7 +117,8 @@ class GroupRun:
                 batch_size = max(SMALLEST_BATCH, method.batch_size // 2)
             # Not until here has the exception let go of the failed training.
             _free_memory()
-            yield from _noting(self._run(members, bookmark, judge, batch_size), recorded)
+            again = [member for member in members if member[0].key not in recorded]
+            yield from _noting(self._run(again, bookmark, judge, batch_size), recorded)
         except Exception as error:
             left = [unit for unit in units if unit.key not in recorded]
             yield Progress(self.fail(left, _failure(error), traceback.format_exc(), batch_size))
@@ -147,7 +142,7 @@ class GroupRun:
         unit, configuration = members[0]
         arrays = self._prepared.setting_arrays(unit.setting, configuration)
         if configuration.method is None:
-            embedded = _frozen(arrays)
+            embedded = frozen_embeddings(arrays)
             for unit, config in members:
                 yield Progress([self._score(unit, config, embedded)])
         else:
@@ -171,18 +166,18 @@ class GroupRun:
         race = Race(judge, [unit for unit, _ in members], method.epochs)
 
         @functools.lru_cache(maxsize=1)
-        def embedded(epoch: int) -> _Embedded:
-            return _embed(training, inputs, past, started)
+        def embedded(epoch: int) -> Embedded:
+            return embed_all(training, inputs, past, started)
 
         def score(unit: Unit) -> UnitRecord:
             return self._score(unit, configurations[unit.key], embedded(past.epoch))
 
         if past.epoch == 0:
-            past.initial = _diagnose(_rows(training, inputs, "target_sel"), training.centre, "_initial")
+            past.initial = diagnose(rows_of(training, inputs, "target_sel"), training.centre, "_initial")
         if ended := race.resume(past, score):
             yield Progress(ended)
         while race.open and past.epoch < method.epochs:
-            past.losses.append(_checked(training.fit_epoch(), past.epoch + 1))
+            past.losses.append(checked_losses(training.fit_epoch(), past.epoch + 1))
             past.seconds = time.perf_counter() - started
             ended = race.judge(past, score)
             if past.epoch < method.epochs:
@@ -240,14 +235,14 @@ class GroupRun:
             self._trusted[key] = _Trusted(assignment, inside, proxies, time.perf_counter() - started)
         return self._trusted[key]
 
-    def _score(self, unit: Unit, configuration: Configuration, embedded: _Embedded) -> UnitRecord:
+    def _score(self, unit: Unit, configuration: Configuration, embedded: Embedded) -> UnitRecord:
         try:
             # One training without a target may serve trusted sets of several encoders.
             arrays = self._prepared.setting_arrays(unit.setting, configuration)
             trusted = self._find_trusted(unit, configuration, arrays)
             started = time.perf_counter()
             assignment = embedded.assignment if configuration.reclusters else trusted.assignment
-            scores = _anomaly_scores(configuration, embedded, assignment)
+            scores = anomaly_scores(configuration, embedded, assignment)
             seconds = {
                 "cluster": trusted.seconds,
                 "train": embedded.seconds,
@@ -321,95 +316,11 @@ def _clusterer(unit: Unit, configuration: Configuration) -> Any:
     return cluster
 
 
-def _frozen(arrays: SettingArrays) -> _Embedded:
-    """The encoder's features as embeddings; the centre is the source mean."""
-    parts = {part: rows.all() for part, rows in arrays.features.items()}
-    centre = parts["source_fit"].mean(axis=0)
-    same = _diagnose(parts["target_sel"], centre, "")
-    diagnostics = {**same, **{f"{name}_initial": value for name, value in same.items()}}
-    return _Embedded(parts, centre, [], diagnostics, None, 0.0)
-
-
-def _checked(losses: dict[str, float], epoch: int) -> dict[str, float]:
-    """The losses of an epoch, which is a failure without them: a scheduler compares what others report.
-
-    Raises:
-        ValueError: there is no loss.
-        NonFinite: a loss is not a number.
-    """
-    if "loss" not in losses:
-        raise ValueError(f"epoch {epoch} reported no loss, only {sorted(losses)}")
-    broken = [name for name, value in losses.items() if not math.isfinite(value)]
-    if broken:
-        raise NonFinite(f"{broken[0]} is {losses[broken[0]]} in epoch {epoch}")
-    return losses
-
-
-def _rows(training: Training, inputs: TrainingInputs, part: Part) -> np.ndarray:
-    """Embeddings (n, e) of a part, one row per image.
-
-    Raises:
-        ValueError: there are more or fewer.
-        NonFinite: an embedding is NaN or infinite.
-    """
-    rows = training.embed(part)
-    expected = len(inputs.arrays.inputs[part])
-    if len(rows) != expected:
-        raise ValueError(f"the training gave {len(rows)} embeddings of the {expected} images of {part}")
-    if not np.isfinite(rows).all():
-        raise NonFinite(f"the embeddings of {part} are not all finite")
-    return rows
-
-
-def _embed(training: Training, inputs: TrainingInputs, past: Past, started: float) -> _Embedded:
-    parts = {part: _rows(training, inputs, part) for part in PARTS}
-    diagnostics = {**past.initial, **_diagnose(parts["target_sel"], training.centre, "")}
-    epochs = [{"epoch": float(epoch), **losses} for epoch, losses in enumerate(past.losses, 1)]
-    seconds = time.perf_counter() - started
-    return _Embedded(
-        parts, training.centre, epochs, diagnostics, training.assignment, seconds, past.batch_size
-    )
-
-
 def _free_memory() -> None:
     """Give the device what nothing holds any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _diagnose(embeddings: np.ndarray, centre: np.ndarray, suffix: str) -> dict[str, float]:
-    """Effective rank (Roy & Vetterli, 2007) and coefficient of variation of ||h - c||^2, on T_sel."""
-    values = np.linalg.svd(embeddings - embeddings.mean(axis=0), compute_uv=False)
-    share = values[values > 0] / max(values.sum(), 1e-12)
-    distance = np.square(embeddings - centre).sum(axis=1)
-    return {
-        f"effective_rank{suffix}": float(np.exp(-(share * np.log(share)).sum())),
-        f"score_variation{suffix}": float(distance.std() / max(distance.mean(), 1e-12)),
-    }
-
-
-def _anomaly_scores(
-    configuration: Configuration, embedded: _Embedded, assignment: Assignment | None
-) -> dict[str, np.ndarray]:
-    """Scores of every held-out part as float32.
-
-    Raises:
-        NonFinite: a score is NaN or infinite.
-    """
-    fit = embedded.parts["target_fit"]
-    reference = Reference(
-        centre=embedded.centre,
-        source=embedded.parts["source_fit"],
-        trusted=fit[:0] if assignment is None else fit[assignment.trusted],
-    )
-    scores: dict[str, np.ndarray] = {}
-    for part in ("source_val", "target_sel", "pseudo", "test"):
-        values = configuration.score(embedded.parts[part], reference).astype(np.float32)
-        if not np.isfinite(values).all():
-            raise NonFinite(f"the scores of {part} are not all finite")
-        scores[part] = values
-    return scores
 
 
 def _sizes(assignment: Assignment | None) -> np.ndarray:

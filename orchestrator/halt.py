@@ -11,14 +11,11 @@ from typing import Any
 from ray import tune
 from ray.tune.stopper import NoopStopper
 
-from orchestrator.stop import stop_requested
+from orchestrator.stop import POLL_SECONDS, stop_requested
 from orchestrator.storage import Storage
 
 MAX_BARREN = 20
 """Failures of workers in a row, without any result between them, that are put up with."""
-
-POLL_SECONDS = 2.0
-"""How often another driver's units, and a request to stop, are looked for."""
 
 
 class Ending(Enum):
@@ -40,6 +37,7 @@ class Halt(tune.Stopper):
     Attributes:
         ending: why the launch ends before its units do, if it does.
         fatal: what makes it senseless to go on, in words; empty otherwise.
+        trials: those of the Tune run as they were last seen.
     """
 
     def __init__(self, storage: Storage, hours: float | None, since: float) -> None:
@@ -49,6 +47,7 @@ class Halt(tune.Stopper):
         self._looked = time.monotonic()
         self.ending: Ending | None = None
         self.fatal = ""
+        self.trials: list[Any] = []
 
     def __reduce__(self) -> tuple[type[tune.Stopper], tuple[()]]:
         """Tune pickles its stopper into a snapshot that is never restored."""
@@ -59,7 +58,17 @@ class Halt(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether all trials end after the step that each is at."""
+        """Whether Tune ends all trials at once.
+
+        It kills a worker five seconds after it has asked it to end, in the middle of an epoch. Workers see
+        for themselves that the launch is over, and end their trials after the step that each is at.
+        """
+        return bool(self.fatal) or (
+            self.is_over() and not any(trial.status == "RUNNING" for trial in self.trials)
+        )
+
+    def is_over(self) -> bool:
+        """Whether the budget is spent or a stop was asked for."""
         now = time.monotonic()
         if self._deadline is not None and now >= self._deadline:
             self.ending = self.ending or Ending.BUDGET
@@ -67,7 +76,7 @@ class Halt(tune.Stopper):
             self._looked = now
             if stop_requested(self._storage, self._since):
                 self.ending = self.ending or Ending.STOPPED
-        return bool(self.fatal) or self.ending is not None
+        return self.ending is not None
 
 
 class Listener(tune.Callback):
@@ -92,7 +101,8 @@ class Listener(tune.Callback):
         self._tell(result.get("finished", []), result.get("failed", []))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Keep in mind how many workers there were at once."""
+        """Keep in mind which trials there are, and how many workers there were at once."""
+        self._halt.trials = trials
         self._most = max(self._most, sum(other.status == "RUNNING" for other in trials))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

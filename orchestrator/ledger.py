@@ -55,6 +55,7 @@ SCHEMA = pa.schema(
 )
 _JSON_FIELDS = ("config", "epochs", "stage_a", "seconds", "diagnostics")
 _DIGEST_BYTES = 16
+_SMALLEST_ROOM = 2**14
 _NO_SCORES = np.empty(0, dtype=np.float32)
 _NO_MASK = np.empty(0, dtype=bool)
 
@@ -150,7 +151,8 @@ class Ledger:
             TwofoldError: they cannot.
         """
         try:
-            self._storage.write("units/.writable", b"")
+            # Even a full disk has room for an empty file.
+            self._storage.write("units/.writable", bytes(_SMALLEST_ROOM))
             self._storage.remove("units/.writable")
         except OSError as error:
             reason = error.strerror or error

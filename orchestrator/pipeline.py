@@ -102,10 +102,10 @@ def run_sweep(
     """
     plan = make_plan(config)
     owner = Owner.here()
-    spec = describe_spec(config, plan.fingerprints)
-    open_spec(plan.storage, Leases(plan.storage, owner), spec, accept_changes)
+    leases = Leases(plan.storage, owner)
+    open_spec(plan.storage, leases, describe_spec(config, plan.fingerprints), accept_changes)
     _write_provenance(config)
-    left = plan.rounds.next()
+    left = plan.rounds.next(leases)
     console.print(_headline(config, plan), highlight=False)
     stopped = untracked = False
     if left or not _is_complete(config, plan):
@@ -202,7 +202,7 @@ def _run(
             with Supervisor(
                 config, prepared, plan.storage, owner, on_ended, plan.units, address, since=launched
             ) as supervisor:
-                ending = _run_rounds(config, plan.rounds, supervisor)
+                ending = _run_rounds(config, plan, owner, supervisor)
         finally:
             # Also when interrupted: a database that is left while it is created cannot be used again.
             failure = tracker.close()
@@ -219,10 +219,11 @@ _ENDINGS = {
 }
 
 
-def _run_rounds(config: SweepConfig, rounds: Rounds, supervisor: Supervisor) -> str:
+def _run_rounds(config: SweepConfig, plan: Plan, owner: Owner, supervisor: Supervisor) -> str:
     """Run round after round; say how it ended."""
     budget = config.budget.units
-    while units := rounds.next():
+    leases = Leases(plan.storage, owner)
+    while units := plan.rounds.next(leases):
         wanted = within_budget(units, budget)
         ending = supervisor.run(wanted)
         if ending.value != "complete":
@@ -230,7 +231,7 @@ def _run_rounds(config: SweepConfig, rounds: Rounds, supervisor: Supervisor) -> 
         if budget is not None:
             budget -= len(wanted)
             if budget == 0 or len(wanted) < len(units):
-                return "budget" if rounds.next() else "complete"
+                return "budget" if plan.rounds.next(leases) else "complete"
     return "complete"
 
 

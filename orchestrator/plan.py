@@ -144,7 +144,7 @@ def _bundles(shared: Iterable[list[Member]]) -> Iterable[list[Member]]:
 
 def within_budget(units: Sequence[Unit], most: int | None) -> list[Unit]:
     """At most ``most`` units, in whole bundles where possible, taken from all settings in turn."""
-    if most is None:
+    if most is None or len(units) <= most:
         return list(units)
     bundles: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:

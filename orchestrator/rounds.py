@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from orchestrator.config import SweepConfig
+from orchestrator.leases import Leases
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Grid, Unit, enumerate_grid, plan_units
 from orchestrator.search import OptunaSearch
@@ -73,16 +74,21 @@ class Rounds:
         states = self._ledger.states(unit.key for unit in self.units)
         return [unit for unit in self.units if unit.key not in states]
 
-    def next(self) -> list[Unit]:
-        """Units to run now, none of them recorded; none where the sweep is complete."""
+    def next(self, leases: Leases) -> list[Unit]:
+        """Units to run now, none of them recorded; none where the sweep is complete.
+
+        Args:
+            leases: of the driver; two that draw at the same time would draw the same.
+        """
         if self._search is None:
             return self.missing()
-        self._tell(self._search)
-        asked = [
-            unit
-            for setting in self._settings
-            for unit in self._plan(setting, self._search.ask(setting.key, ROUND))
-        ]
+        with leases.exclusive("search"):
+            self._tell(self._search)
+            asked = [
+                unit
+                for setting in self._settings
+                for unit in self._plan(setting, self._search.ask(setting.key, ROUND))
+            ]
         known = {unit.key for unit in self.units}
         self.units.extend(unit for unit in asked if unit.key not in known)
         return self.missing()

@@ -130,17 +130,18 @@ class _Study:
         self._asked = self._read()
         open_ = sum(not trial.state.is_finished() for trial in self._asked.values())
         wanted = min(count - open_, samples - len(self._asked))
-        if wanted <= 0:
+        has_default = text_of(self._default) in self._asked
+        if wanted <= 0 and has_default:
             return
         draft = _Draft(self._setting, self._space, self._asked)
-        if text_of(self._default) not in self._asked:
+        if not has_default:
             self._store(self._default, draft.place(self._default))
             wanted -= 1
         for _ in range(wanted):
-            drawn = draft.draw()
-            if drawn is None:
-                return
+            if (drawn := draft.draw()) is None:
+                break
             self._store(*drawn)
+        self._asked = self._read()
 
     def close(self, text: str, outcome: Outcome) -> None:
         """Tell how a configuration ended; one that was never asked for here is taken up, if it can be."""
@@ -151,22 +152,21 @@ class _Study:
             if self._space.locate(configuration) is None and configuration != self._default:
                 return
             draft = _Draft(self._setting, self._space, self._asked)
-            trial = self._store(configuration, draft.place(configuration))
+            self._store(configuration, draft.place(configuration))
+            self._asked = self._read()
+            trial = self._asked[text]
         self._asked[text] = self._study.tell(trial.number, value, state, skip_if_finished=True)
 
-    def _store(self, configuration: Configuration, drawn: FrozenTrial) -> FrozenTrial:
+    def _store(self, configuration: Configuration, drawn: FrozenTrial) -> None:
         """Write a drawn trial as open, in one transaction, so that a crash leaves it whole or not at all."""
-        text = text_of(configuration)
         self._study.add_trial(
             create_trial(
                 state=TrialState.RUNNING,
                 params=drawn.params,
                 distributions=drawn.distributions,
-                user_attrs={CONFIGURATION: text},
+                user_attrs={CONFIGURATION: text_of(configuration)},
             )
         )
-        self._asked = self._read()
-        return self._asked[text]
 
     def _read(self) -> dict[str, FrozenTrial]:
         trials = self._study.get_trials(deepcopy=False)

@@ -49,9 +49,9 @@ def read_status(units: Sequence[Unit], storage: Storage, now: float | None = Non
         storage: where the ledger is.
         now: seconds since the epoch.
     """
-    now = time.time() if now is None else now
+    moment = time.time() if now is None else now
     rows = Ledger(storage).outlines(unit.key for unit in units)
-    held = Leases(storage, Owner.here()).held_by_others()
+    held = Leases(storage, Owner.here(), lambda: moment).held_by_others()
     recorded = {row["key"] for row in rows}
     left = [unit for unit in units if unit.key not in recorded]
     running = sum(unit.bundle in held for unit in left)
@@ -65,7 +65,7 @@ def read_status(units: Sequence[Unit], storage: Storage, now: float | None = Non
         preemptions=sum(row["preemptions"] for row in rows),
         repeated=sum(row["attempts"] - 1 for row in rows),
         drivers=len({owner.session for name, owner in held.items() if name in bundles}),
-        seconds_left=_seconds_left([row["ended"] for row in rows], len(left), now) if running else None,
+        seconds_left=_seconds_left([row["ended"] for row in rows], len(left), moment) if running else None,
     )
 
 
@@ -76,7 +76,7 @@ def show_status(name: str, status: Status, console: Console) -> None:
     console.print(f"[bold]{name}[/]: {total} units: {', '.join(parts)}", highlight=False)
     if status.drivers:
         left = "unknown" if status.seconds_left is None else f"about {_duration(status.seconds_left)}"
-        console.print(f"{status.drivers} running now; time left: {left}", highlight=False)
+        console.print(f"Drivers at work: {status.drivers}; time left: {left}", highlight=False)
     elif status.counts["planned"]:
         console.print("Nothing runs now. The same `twofold sweep` command goes on with what is left.")
     if status.repeated:

@@ -7,6 +7,9 @@ import time
 
 from orchestrator.storage import Storage
 
+POLL_SECONDS = 2.0
+"""How often a request to stop, and another driver's units, are looked for."""
+
 
 def request_stop(storage: Storage) -> None:
     """Ask every driver of a sweep that is running now to stop after the steps under way."""

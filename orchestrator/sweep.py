@@ -7,6 +7,7 @@ What is left to run is what has no record, and a supervisor runs Tune over it un
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 import time
@@ -22,12 +23,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.attempts import AttemptLog
 from orchestrator.config import SweepConfig
 from orchestrator.group import GroupRun
-from orchestrator.halt import POLL_SECONDS, Ending, Halt, Listener
+from orchestrator.halt import Ending, Halt, Listener
 from orchestrator.leases import Leases, Owner
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Unit, default_configuration, group_units
 from orchestrator.prepare import Prepared
 from orchestrator.ray_start import start_ray
+from orchestrator.stop import POLL_SECONDS
 from orchestrator.stopping import Board
 from orchestrator.storage import Storage
 from orchestrator.trial import BoardJudge, Launch, UnitGroup
@@ -84,6 +86,8 @@ class Supervisor:
         self._address = address
         self._told: set[str] = set()
         self._halt = Halt(storage, config.budget.hours, since)
+        self._since = since
+        self._until = math.inf if config.budget.hours is None else time.time() + 3600 * config.budget.hours
         self._fits = 0
         self._blamed = False
 
@@ -120,7 +124,7 @@ class Supervisor:
             before, left = len(left), self._without_record(left)
             if self._halt.fatal:
                 raise TwofoldError(self._halt.fatal)
-            if left and self._halt.stop_all():
+            if left and self._halt.is_over():
                 assert self._halt.ending is not None
                 return self._halt.ending
             stalled = 0 if len(left) < before or self._blamed or not free else stalled + 1
@@ -175,13 +179,17 @@ class Supervisor:
             return str(error)
 
     def _blame(self, run: str, message: str) -> None:
-        """Hold a kill by Ray's memory monitor against the bundle that its worker ran, and no other."""
-        killed = re.search(r"Selected to kill: .*?\bpid=(\d+)", message)
+        """Hold a kill by Ray's memory monitor against the bundle that took the most memory, and no other.
+
+        Ray ends the worker that started last, whichever took the memory, and lists them all.
+        """
+        workers = re.findall(r"\bpid=(\d+), actual memory used=([\d.]+)GB", message)
+        most = max(workers, key=lambda worker: float(worker[1]))[0] if workers else None
         histories = {bundle: self._attempts.read(bundle) for bundle in self._attempts.bundles()}
         for bundle, history in histories.items():
             open_ = history.open
-            if open_ and open_.run == run and (killed is None or open_.pid == int(killed[1])):
-                error = f"Ray's memory monitor ended the worker: {message.partition(chr(10))[0]}"
+            if open_ and open_.run == run and (most is None or str(open_.pid) == most):
+                error = f"Ray's memory monitor ended a worker: {message.partition(chr(10))[0]}"
                 self._attempts.write(bundle, history.died("out_of_memory", error))
                 self._blamed = True
 
@@ -217,6 +225,8 @@ class Supervisor:
             run=run,
             threads=resources.cpus_per_worker,
             step_seconds=60 * resources.step_minutes,
+            since=self._since,
+            until=self._until,
             judge=self._judge,
         )
         trainable = tune.with_parameters(

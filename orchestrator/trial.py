@@ -22,6 +22,7 @@ from orchestrator.leases import Leases, Owner
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.plan import Unit
 from orchestrator.prepare import Prepared
+from orchestrator.stop import POLL_SECONDS, stop_requested
 from orchestrator.stopping import Scheduler, rungs
 from orchestrator.storage import Storage
 from orchestrator.watchdog import Watchdog
@@ -73,6 +74,8 @@ class Launch:
         run: session of the driver and number of its Tune run.
         threads: CPU threads of a worker.
         step_seconds: longest time without progress.
+        since: when the launch began, in seconds since the epoch; an older request to stop is not for it.
+        until: when its budget of time is spent, likewise.
         judge: says which units end early, if any does.
     """
 
@@ -82,6 +85,8 @@ class Launch:
     run: str
     threads: int
     step_seconds: float
+    since: float
+    until: float
     judge: BoardJudge | None
 
 
@@ -108,6 +113,7 @@ class UnitGroup(tune.Trainable):
         self._prepared = prepared
         self._groups = groups
         self._launch = launch
+        self._looked = 0.0
         self._steps = self._run(int(config["group"]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -122,8 +128,11 @@ class UnitGroup(tune.Trainable):
         """
         finished: list[UnitRecord] = []
         progress: Progress | None = Progress()
-        until = time.monotonic() + REPORT_SECONDS
         try:
+            if self._is_over():
+                # What is under way is saved and given back; the driver ends the rest.
+                self._steps.close()
+            until = time.monotonic() + REPORT_SECONDS
             while progress is not None and not progress.epoch and time.monotonic() < until:
                 progress = next(self._steps, None)
                 finished.extend(progress.finished if progress else [])
@@ -145,6 +154,14 @@ class UnitGroup(tune.Trainable):
     def cleanup(self) -> None:
         """Leave the bundle under way to whoever comes next."""
         self._steps.close()
+
+    def _is_over(self) -> bool:
+        """Whether the budget is spent or a stop was asked for, before another step begins."""
+        now = time.time()
+        if now < self._launch.until and now - self._looked < POLL_SECONDS:
+            return False
+        self._looked = now
+        return now >= self._launch.until or stop_requested(Storage(self._launch.location), self._launch.since)
 
     def _run(self, group: int) -> Generator[Progress, None, None]:
         units: list[Unit] = ray.get(self._groups[group])

@@ -28,6 +28,9 @@ def write_atomically(path: Path, write: Callable[[Path], None], durable: bool = 
         path: of the file; its folder is made.
         write: fills the file whose path it is given.
         durable: flush before renaming; what is worthless after a power cut need not wait for the disk.
+
+    Raises:
+        OSError: with ``path`` as its file name; there is then no file, or the old one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -41,6 +44,10 @@ def write_atomically(path: Path, write: Callable[[Path], None], durable: bool = 
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        # A write that fails, on a full disk for one, does not say where.
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ Pseudo-anomalies keep every pixel of an image and lose its arrangement (Noroozi 
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -117,6 +118,9 @@ def scratch_array(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarra
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
+            # A disk that is full is an error here; found by a write to mapped memory, it ends the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, max(1, math.prod(shape) * np.dtype(dtype).itemsize))
             return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
     except OSError as error:
         raise TwofoldError(

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.cluster.findings import Fields, Finding, hint, join, section, unknown_names
+from orchestrator.cluster.findings import Fields, Finding, entries, hint, join, section, unknown_names
 from orchestrator.cluster.instances import AWS, resource_findings
 from orchestrator.cluster.nodes import TYPES
 
@@ -19,7 +20,7 @@ def aws_findings(config: dict[str, Any]) -> Iterator[Finding]:
     """Mistakes in the provider section and the node types of a launcher file for AWS."""
     yield from _security_findings(config)
     types = section(config.get(TYPES))
-    request = _run_instances()
+    request = run_instances()
     if request is None:
         yield Finding(
             TYPES,
@@ -40,12 +41,13 @@ def _type_findings(kind: dict[str, Any], node: dict[str, Any], key: str, head: b
     instance = node.get("InstanceType")
     if instance is None:
         yield Finding(f"{key}.node_config.InstanceType", "is required, for example g5.xlarge")
-    elif instance in AWS:
+    elif isinstance(instance, str) and instance in AWS:
         cpus, gpus, _ = AWS[instance]
         yield from resource_findings(kind.get("resources"), cpus, gpus, instance, key, head)
 
 
-def _run_instances() -> Any | None:
+@functools.cache
+def run_instances() -> Any | None:
     """What botocore knows of the request, which comes with the package; None without botocore."""
     try:
         from botocore.loaders import Loader
@@ -90,9 +92,9 @@ def _fields(shape: Any) -> Fields | None:
 def _security_findings(config: dict[str, Any]) -> Iterator[Finding]:
     """Rules of the security group that let the world in by anything but SSH."""
     group = section(section(config.get("provider")).get("security_group"))
-    for index, rule in enumerate(group.get("IpPermissions") or []):
-        ranges = [entry.get("CidrIp") for entry in section(rule).get("IpRanges") or []]
-        ranges += [entry.get("CidrIpv6") for entry in section(rule).get("Ipv6Ranges") or []]
+    for index, rule in enumerate(entries(group.get("IpPermissions"))):
+        ranges = [section(entry).get("CidrIp") for entry in entries(section(rule).get("IpRanges"))]
+        ranges += [section(entry).get("CidrIpv6") for entry in entries(section(rule).get("Ipv6Ranges"))]
         ports = (section(rule).get("FromPort"), section(rule).get("ToPort"))
         if any(entry in WORLD for entry in ranges) and ports != (22, 22):
             yield Finding(

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.cluster.findings import Finding, hint, section
+from orchestrator.cluster.findings import Finding, entries, hint, section
 
 MODES = ("token", "disabled")
 START = {"head": "head_start_ray_commands", "worker": "worker_start_ray_commands"}
@@ -60,7 +60,7 @@ def auth_mode_findings(mode: str | None, key: str, token: bool, where: str) -> I
             "Write export RAY_AUTH_MODE=token",
         )
     elif mode not in MODES:
-        yield Finding(key, f"RAY_AUTH_MODE={mode} is not a mode.{hint(mode, MODES)}")
+        yield Finding(key, f"RAY_AUTH_MODE={mode} is not a mode.{hint(str(mode), MODES)}")
     elif mode == "token" and not token:
         yield Finding(
             "file_mounts",
@@ -85,7 +85,7 @@ def _commands(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _starts(config: dict[str, Any], node: str) -> list[str]:
-    return [str(command) for command in config.get(START[node]) or [] if "ray start" in str(command)]
+    return [str(command) for command in entries(config.get(START[node])) if "ray start" in str(command)]
 
 
 def _start_findings(config: dict[str, Any]) -> Iterator[Finding]:

@@ -38,6 +38,11 @@ def section(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def entries(value: Any) -> list[Any]:
+    """Return ``value`` where it is a list, otherwise an empty one."""
+    return value if isinstance(value, list) else []
+
+
 def unknown_names(value: Any, fields: Fields | None, key: str, source: str) -> Iterator[Finding]:
     """Find the names below ``key`` that ``fields`` does not know; lists are looked through.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.cluster.findings import Fields, Finding, section, unknown_names
+from orchestrator.cluster.findings import Fields, Finding, entries, section, unknown_names
 from orchestrator.cluster.instances import ACCELERATORS, GCP, resource_findings
 from orchestrator.cluster.nodes import TYPES
 
@@ -112,8 +112,9 @@ def _machine_findings(kind: dict[str, Any], node: dict[str, Any], key: str, head
 
 def accelerators(node: dict[str, Any]) -> list[tuple[str, int]]:
     """Name and count of each entry of ``guestAccelerators``."""
-    entries = [section(entry) for entry in node.get("guestAccelerators") or []]
+    attached = [section(entry) for entry in entries(node.get("guestAccelerators"))]
     return [
-        (str(entry.get("acceleratorType", "")).rpartition("/")[2], int(entry.get("acceleratorCount", 1)))
-        for entry in entries
+        (str(entry.get("acceleratorType", "")).rpartition("/")[2], count)
+        for entry in attached
+        if isinstance(count := entry.get("acceleratorCount", 1), int)
     ]

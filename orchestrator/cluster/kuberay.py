@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from orchestrator.cluster.commands import auth_mode_findings, open_findings, syntax_findings
-from orchestrator.cluster.findings import Finding, hint, join, section, unknown_names
+from orchestrator.cluster.findings import Finding, entries, hint, join, section, unknown_names
 from orchestrator.cluster.kuberay_fields import KINDS
 from orchestrator.cluster.versions import image_findings, ray_findings
 
@@ -53,7 +53,7 @@ def pod(group: dict[str, Any]) -> dict[str, Any]:
 
 def containers(group: dict[str, Any]) -> list[dict[str, Any]]:
     """The containers of a group's pod; the first one runs Ray."""
-    return [section(container) for container in pod(group).get("containers") or []]
+    return [section(container) for container in entries(pod(group).get("containers"))]
 
 
 def limits(group: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _cluster_findings(spec: dict[str, Any], key: str) -> Iterator[Finding]:
     if "rayVersion" in spec:
         yield from ray_findings(str(spec["rayVersion"]), join(key, "rayVersion"))
     head = section(spec.get("headGroupSpec"))
-    groups = [section(group) for group in spec.get("workerGroupSpecs") or []]
+    groups = [section(group) for group in entries(spec.get("workerGroupSpecs"))]
     mode = section(spec.get("authOptions")).get("mode")
     yield from auth_mode_findings(mode, join(key, "authOptions.mode"), True, "by authOptions.mode")
     yield from _head_findings(head, join(key, "headGroupSpec"), mode)
@@ -154,12 +154,17 @@ def _pod_findings(group: dict[str, Any], key: str) -> Iterator[Finding]:
             f"says {says}, and the pod has {gpus or 0} {GPU}: leave it out",
         )
     for index, container in enumerate(containers(group)):
-        command = " ".join(map(str, [*(container.get("command") or []), *(container.get("args") or [])]))
+        command = " ".join(map(str, [*entries(container.get("command")), *entries(container.get("args"))]))
         yield from open_findings(command, join(key, f"template.spec.containers.{index}"))
 
 
 def _count_findings(group: dict[str, Any], key: str) -> Iterator[Finding]:
     least, most = group.get("minReplicas", 0), group.get("maxReplicas", 2**31 - 1)
+    numbers = {"minReplicas": least, "maxReplicas": most, "replicas": group.get("replicas", least)}
+    wrong = [name for name, number in numbers.items() if not isinstance(number, int)]
+    yield from (Finding(join(key, name), f"{numbers[name]!r} is not a whole number") for name in wrong)
+    if wrong:
+        return
     if least > most:
         yield Finding(join(key, "minReplicas"), f"{least} is more than maxReplicas, {most}: raise that one")
     elif not least <= group.get("replicas", least) <= most:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.cluster.findings import Finding, section
+from orchestrator.cluster.findings import Finding, entries, section
 
 DOCUMENTATION = [ipaddress.ip_network(net) for net in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]
 
@@ -21,12 +21,11 @@ def local_findings(config: dict[str, Any]) -> Iterator[Finding]:
         return
     missing = [name for name in ("head_ip", "worker_ips") if not provider.get(name)]
     yield from (Finding(f"provider.{name}", "is required for own hosts") for name in missing)
-    workers = [str(address) for address in provider.get("worker_ips") or []]
+    workers = [str(address) for address in entries(provider.get("worker_ips"))]
     addresses = [str(provider.get("head_ip")), *workers]
     shared = sorted({address for address in addresses if addresses.count(address) > 1})
-    stops = any(
-        command.split()[:2] == ["ray", "stop"] for command in config.get("worker_start_ray_commands") or []
-    )
+    commands = map(str, entries(config.get("worker_start_ray_commands")))
+    stops = any(command.split()[:2] == ["ray", "stop"] for command in commands)
     if shared and stops:
         yield Finding(
             "worker_start_ray_commands",

@@ -16,7 +16,7 @@ def node_findings(config: dict[str, Any]) -> Iterator[Finding]:
     if not types:
         return
     head = config.get("head_node_type")
-    if head not in types:
+    if not isinstance(head, str) or head not in types:
         near = hint(str(head), types)
         yield Finding("head_node_type", f"{head!r} is not one of `{TYPES}`.{near}")
     total = config.get("max_workers", 2)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.cluster.aws import is_spot
-from orchestrator.cluster.findings import section
+from orchestrator.cluster.findings import entries, section
 from orchestrator.cluster.gcp import accelerators
 from orchestrator.cluster.instances import AWS, GCP
 from orchestrator.cluster.kuberay import GPU, documents_of, limits
@@ -51,7 +51,7 @@ def _node_types(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _own_hosts(provider: dict[str, Any]) -> list[str]:
-    workers = provider.get("worker_ips") or []
+    workers = [str(address) for address in entries(provider.get("worker_ips"))]
     return [
         f"own hosts: head {provider.get('head_ip')} without trials, {len(workers)} workers "
         f"{', '.join(workers)}",
@@ -62,7 +62,7 @@ def _own_hosts(provider: dict[str, Any]) -> list[str]:
 def _pods(document: dict[str, Any]) -> Iterator[str]:
     spec = section(document["spec"])
     yield f"{document['metadata']['name']} on Kubernetes: 1 head pod without trials"
-    for group in spec.get("workerGroupSpecs") or []:
+    for group in entries(spec.get("workerGroupSpecs")):
         gpus = limits(group).get(GPU, 0)
         counts = f"{group.get('minReplicas', 0)} to {group.get('maxReplicas')}"
         yield f"  {group['groupName']}: {counts} pods of {gpus} GPU"

@@ -40,6 +40,12 @@ def write_config(path: Path) -> Path:
     lists = "setup_commands head_setup_commands worker_setup_commands initialization_commands rsync_exclude"
     starts = "rsync_filter cluster_synced_files head_start_ray_commands worker_start_ray_commands"
     provider = {"type": "external", "module": module, "launch_multiple": True}
+    # A raylet has no address and no SSH of its own.
+    provider |= {
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    }
     config = {
         "cluster_name": "growing",
         "max_workers": 2,
@@ -75,7 +81,7 @@ def test_a_sweep_grows_the_cluster_from_one_node_to_three_and_back(tmp_path: Pat
         overrides = " ".join(sets(*TINY, "output=/srv/runs", "cache=/srv/cache")).replace('"', '\\"')
         sweep = f"cd {REPOSITORY} && twofold sweep {SMALL} --address 127.0.0.1:{PORT} {overrides}"
         running = alone.start(sweep, tmp_path / "sweep.log", ENVIRONMENT)
-        wait_until(lambda: nodes() == 3 or running.poll() is not None, 150)
+        wait_until(lambda: nodes() == 3 or running.poll() is not None, 180)
         assert running.poll() is None, (tmp_path / "sweep.log").read_text()
         print(f"{time.monotonic() - begun:6.1f} s  three nodes")
         assert running.wait(240) == 0, (tmp_path / "sweep.log").read_text()

@@ -25,7 +25,7 @@ ADDRESSES = {"laptop": "192.0.2.1", "head": "192.0.2.10", "one": "192.0.2.11", "
 LAPTOP = {"PATH": f"{Path(sys.executable).parent}:{PATH}", "RAY_UP_enable_autoscaler_v2": "0"}
 
 
-def on_laptop(laptop: Host, command: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def on_laptop(laptop: Host, command: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
     """Run a command in the repository, and say on one line how long it took."""
     started = time.monotonic()
     done = laptop.run(f"cd {REPOSITORY} && {command}", timeout, LAPTOP)
@@ -49,7 +49,7 @@ def cluster(network: dict[str, Host]) -> dict[str, Host]:
     started = time.monotonic()
     on_laptop(laptop, f"ray up -y {FILE}")
     joined = f"ray exec {FILE} 'ray status' | grep -q '/4.0 CPU'"
-    wait_until(lambda: laptop.run(f"cd {REPOSITORY} && {joined}", env=LAPTOP).returncode == 0, 120)
+    wait_until(lambda: laptop.run(f"cd {REPOSITORY} && {joined}", env=LAPTOP).returncode == 0, 240)
     print(
         f"{time.monotonic() - started:6.1f} s  until both workers had joined; head: {len(head.processes())}"
     )
@@ -60,11 +60,13 @@ def test_a_submitted_sweep_runs_on_both_workers_and_is_seen_in_mlflow(
     cluster: dict[str, Host], tmp_path: Path
 ) -> None:
     laptop = cluster["laptop"]
-    overrides = " ".join(sets(*TINY, "output=/srv/runs", "tracking_uri=http://127.0.0.1:5000"))
+    places = ("output=$HOME/runs", "ledger=$TWOFOLD_STORE/ledger", "tracking_uri=http://127.0.0.1:5000")
+    overrides = " ".join(sets(*TINY, *places))
     sweep = f"twofold sweep ~/twofold/search_spaces/digits_small.yaml --address auto {overrides}"
-    job = f"ray job submit --address http://127.0.0.1:8265 -- {sweep}".replace('"', '\\"')
-    done = on_laptop(laptop, f'ray exec {FILE} "{job}"')
+    job = f"ray job submit --address http://127.0.0.1:8265 -- {sweep}"
+    done = on_laptop(laptop, f"ray exec {FILE} '{job}'")
     assert "succeeded" in done.stdout
+    on_laptop(laptop, f"mkdir -p /srv/runs && ray rsync-down {FILE} '~/runs/' /srv/runs/")
 
     records = read_units(laptop.folder.parent / "common/runs/digits_small/units.parquet")
     assert records and {record["state"] for record in records} == {"done"}
@@ -85,6 +87,8 @@ def test_a_submitted_sweep_runs_on_both_workers_and_is_seen_in_mlflow(
     assert {run["info"]["status"] for run in answer["runs"]} == {"FINISHED"}
     assert len(answer["runs"]) == len(records) + 1  # the sweep's own
     forward.wait(60)
+    on_laptop(laptop, f"ray rsync-down {FILE} '~/mlflow.db' /srv/fetched.db")
+    assert (laptop.folder.parent / "common/fetched.db").read_bytes().startswith(b"SQLite format 3")
 
 
 def test_nothing_listens_beyond_the_network_of_the_cluster_without_the_token(
@@ -103,7 +107,7 @@ def test_ray_down_leaves_nothing(cluster: dict[str, Host]) -> None:
     on_laptop(cluster["laptop"], f"ray down -y {FILE}")
     started = time.monotonic()
     left = {name: 1.0 for name in cluster}
-    while left and time.monotonic() - started < 120:
+    while left and time.monotonic() - started < 180:
         for name in [name for name in left if not cluster[name].processes()]:
             print(f"{time.monotonic() - started:6.1f} s  until {name} was empty")
             del left[name]

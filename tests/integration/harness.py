@@ -82,10 +82,12 @@ def twofold(*arguments: object, env: dict[str, str] | None = None) -> Finished:
     return Finished(done.returncode, done.stdout, time.monotonic() - started)
 
 
-def start(arguments: Sequence[object], environment: dict[str, str]) -> subprocess.Popen[str]:
+def start(
+    arguments: Sequence[object], environment: dict[str, str], prefix: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     """A command that runs on while the test goes on, in a process group of its own."""
     return subprocess.Popen(
-        [TWOFOLD, *map(str, arguments)],
+        [*prefix, TWOFOLD, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

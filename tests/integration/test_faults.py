@@ -40,8 +40,6 @@ FAULTS: dict[str, tuple[str, str] | None] = {
     "nan": ("non_finite", "the loss is nan in epoch 1"),
     "kill": ("worker_died", "the worker process died while it ran this unit"),
     "memory_error": ("out_of_memory", "MemoryError"),
-    "hang": ("timeout", "no progress for 15 s"),
-    "hang_locked": ("worker_died", "the worker process died while it ran this unit"),
 }
 FLAWS: dict[str, tuple[str, str] | None] = {
     "no_loss": ("error", "epoch 1 reported no loss"),
@@ -70,10 +68,9 @@ def faulty(
             {**broken, "flaw": list(FLAWS)},
             {"alignment": "positive", "clusterer": "all", "learning_rate": 1e30, "score": "knn"},
         ],
-        resources={"workers": 2, "step_minutes": 0.25},
+        resources={"workers": 1},
     )
-    environment = with_faults(folder / "environment", watchdog={"GRACE_SECONDS": 1.0})
-    done = twofold("sweep", space, env=environment)
+    done = twofold("sweep", space, env=with_faults(folder / "environment"))
     return folder / "faults", done, records(folder / "faults"), statuses(folder / "faults")
 
 
@@ -103,7 +100,7 @@ def test_a_fault_ends_the_units_that_share_its_training_alone(
             assert (record.state, record.failure) == ("failed", failure) and error in str(record.error)
             assert not len(record.test) and not len(record.target_sel)
         assert ("Traceback" in str(record.error)) == (fault in ("raise", "nan", "memory_error"))
-        assert record.attempts == (2 if fault in ("kill_once", "kill", "hang_locked") else 1)
+        assert record.attempts == (2 if fault in ("kill_once", "kill") else 1)
         assert record.batch_size == (4 if fault == "gpu_full" else None)
         assert record.preemptions == 0
 
@@ -117,10 +114,25 @@ def test_a_training_that_reports_nothing_or_nonsense_is_a_failed_record(
     assert expected[1] in str(record.error) and not len(record.test)
 
 
-def test_the_record_of_a_hang_says_where_the_training_stood(faulty: Any) -> None:
-    for record in faulty[2].values():
-        if record.config.get("fault") == "hang":
-            assert "faulty.py" in str(record.error) and "time.sleep(3600)" in str(record.error)
+def test_a_hang_is_a_failed_record_that_says_where_the_training_stood(cache: Path, tmp_path: Path) -> None:
+    data = folder_data(draw_domains(tmp_path / "images"), classes=["plain bar"], anomaly_classes=["Größe"])
+    hanging = {"alignment": "faulty", "clusterer": "all", "fault": ["hang", "hang_locked", "none"]}
+    space = write_space(
+        tmp_path / "hangs.yaml",
+        cache,
+        data=data,
+        space=[{**hanging, "score": "knn"}],
+        resources={"workers": 2, "trainings_per_trial": 1, "step_minutes": 0.25},
+    )
+    done = twofold("sweep", space, env=with_faults(tmp_path / "faults", watchdog={"GRACE_SECONDS": 1.0}))
+    assert done.code == 1 and "2 units failed" in done.message, done.output
+    ended = {record.config.get("fault"): record for record in records(tmp_path / "hangs").values()}
+    assert len(ended) == 4 and ended["none"].state == ended[None].state == "done"
+    hang, locked = ended["hang"], ended["hang_locked"]
+    assert (hang.failure, hang.attempts) == ("timeout", 1)
+    assert "time.sleep(3600)" in str(hang.error) and "no progress for 15 s" in str(hang.error)
+    # Nothing of Python runs any more in such a process, so nothing can be written down of its end.
+    assert (locked.failure, locked.attempts) == ("worker_died", 2)
 
 
 def test_a_training_that_diverges_is_a_failure_and_not_a_result(faulty: Any) -> None:

@@ -56,7 +56,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     try:
         yield disk
     finally:
-        subprocess.run(["umount", disk.folder], check=True)
+        # Lazily: this process and Ray's workers still have some of its files open.
+        subprocess.run(["umount", "--lazy", disk.folder], check=True)
 
 
 def space(tmp_path: Path, cache: Path, **changes: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,59 +24,58 @@ from harness import (
 )
 
 RAY = Path(sys.executable).with_name("ray")
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @pytest.fixture
-def jobs() -> Iterator[str]:
-    """Address at which a Ray head of its own on the loopback takes jobs; ended with all that it started."""
+def head() -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray head of its own on the loopback: where it takes jobs, and what those it lets in must know."""
     # Not tmp_path: the names of Ray's sockets must stay below 108 characters.
     with tempfile.TemporaryDirectory(prefix="twofold-") as folder:
         ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port")}
         options = [f"--{name}={port}" for name, port in ports.items()]
-        options += [
-            "--dashboard-host=127.0.0.1",
-            "--node-ip-address=127.0.0.1",
-            "--num-cpus=2",
-            "--num-gpus=0",
-        ]
-        options += ["--dashboard-agent-listen-port=0", "--object-store-memory=200000000"]
-        marker = f"TWOFOLD_TEST_HEAD={folder}"
-        head = subprocess.Popen(
-            [RAY, "start", "--head", "--block", f"--temp-dir={folder}", *options],
-            env={**ENVIRONMENT, "TWOFOLD_TEST_HEAD": folder, "PATH": f"{RAY.parent}:{os.environ['PATH']}"},
+        options += ["--dashboard-host=127.0.0.1", "--dashboard-agent-listen-port=0", f"--temp-dir={folder}"]
+        options += ["--num-cpus=2", "--num-gpus=0", "--object-store-memory=200000000"]
+        environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        started = subprocess.Popen(
+            [RAY, "start", "--head", "--block", *options],
+            env={**environment, "TWOFOLD_TEST_HEAD": folder, "RAY_worker_niceness": "0", **LOOPBACK},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
         )
+        marker = f"TWOFOLD_TEST_HEAD={folder}"
         try:
-            yield f"http://127.0.0.1:{ports['dashboard-port']}"
+            yield f"http://127.0.0.1:{ports['dashboard-port']}", environment
         finally:
-            head.terminate()
-            head.wait(30)
+            started.terminate()
+            started.wait(30)
             for process in processes_with(marker):
                 os.kill(process, signal.SIGKILL)
             wait_until(lambda: not processes_with(marker), 10)
 
 
-def submit(address: str, *command: object) -> subprocess.CompletedProcess[str]:
+def submit(address: str, environment: dict[str, str], *command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [RAY, "job", "submit", "--address", address, "--", *map(str, command)],
-        env=ENVIRONMENT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 
-def test_a_submitted_sweep_runs_on_the_cluster(jobs: str, images: Path, tmp_path: Path) -> None:
-    space = write_space(tmp_path / "job.yaml", tmp_path / "cache", data=folder_data(images))
-    # The head takes jobs some seconds after it takes connections; the client itself does not try again.
+def test_a_submitted_sweep_runs_on_the_cluster(
+    head: tuple[str, dict[str, str]], images: Path, tmp_path: Path
+) -> None:
+    data = folder_data(images, classes=["环"], anomaly_classes=["Größe"])
+    space = write_space(tmp_path / "job.yaml", tmp_path / "cache", data=data)
+    # Ray takes jobs some seconds after it has started; the client itself does not try again.
     attempt: list[subprocess.CompletedProcess[str]] = []
 
     def submitted() -> bool:
-        attempt[:] = [submit(jobs, TWOFOLD, "sweep", space, "--address", "auto")]
-        return "Failed to connect" not in attempt[0].stdout
+        attempt[:] = [submit(*head, TWOFOLD, "sweep", space, "--address", "auto")]
+        return not any(text in attempt[0].stdout for text in ("Failed to connect", "try again later"))
 
     wait_until(submitted, 60)
     assert attempt[0].returncode == 0, attempt[0].stdout
@@ -83,5 +83,7 @@ def test_a_submitted_sweep_runs_on_the_cluster(jobs: str, images: Path, tmp_path
     sweep = Sweep(space, ())
     assert set(sweep.records) == sweep.planned()
 
-    failed = submit(jobs, TWOFOLD, "sweep", space, "--address", "auto", "--set", "fixed.encoder=nothing")
-    assert failed.returncode != 0 and "failed" in failed.stdout, "the job ends as the sweep does"
+    stranger = submit(head[0], {**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}, "true")
+    assert stranger.returncode != 0 and "Missing authentication token" in stranger.stdout, stranger.stdout
+    failed = submit(*head, TWOFOLD, "sweep", tmp_path / "nothing.yaml", "--address", "auto")
+    assert failed.returncode != 0 and "cannot read" in failed.stdout, "the job ends as the sweep does"

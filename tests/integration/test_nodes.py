@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from harness import (
+    LOOPBACK,
     Finished,
     draw_domains,
     finished,
@@ -34,14 +35,15 @@ from orchestrator.storage import Storage
 EPOCHS = 30
 BEFORE_THE_LOSS = 12
 SCORES = ["source_centre", "knn"]
-RAY = Path(sys.executable).with_name("ray")
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Checkpoints every second, and few workers that cannot start before a sweep gives up."""
     folder = tmp_path_factory.mktemp("nodes") / "environment"
-    return with_faults(folder, checkpoints={"SECONDS_BETWEEN": 1.0}, halt={"MAX_BARREN": 1})
+    constants = {"checkpoints": {"SECONDS_BETWEEN": 1.0}, "halt": {"MAX_BARREN": 1}}
+    # The nodes are on the loopback, where a driver looks for none unless it is told.
+    return {**with_faults(folder, **constants), LOOPBACK: "0"}
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +153,7 @@ def test_a_node_that_does_not_see_the_ledger_is_refused(
     cluster: Cluster, environment: dict[str, str], cache: Path, tmp_path: Path
 ) -> None:
     space = _small_space(tmp_path / "shared" / "unseen.yaml", cache)
-    hidden = f"mount -t tmpfs -o size=10m tmpfs {space.parent} && exec {RAY} start"
-    with _node_with_own_mounts(f"{hidden} --address {cluster.address} --num-cpus 1 --block", cluster):
+    with _node_that_does_not_see(space.parent, cluster, tmp_path / "node.log"):
         done = twofold("sweep", space, "--address", cluster.address, env=environment)
     _refused(done, "does not see the ledger", "Set `ledger:` to a folder that all nodes mount")
     assert not records(space.with_suffix(""))
@@ -169,22 +170,39 @@ def _refused(done: Finished, *parts: str) -> None:
     assert all(part in done.message for part in parts), done.message
 
 
+_NODE = """
+import signal, sys
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+
+parameters = RayParams(
+    gcs_address=sys.argv[1], redis_address=sys.argv[1], node_ip_address="127.0.0.1", num_cpus=1, num_gpus=0,
+    object_store_memory=150 * 2**20, min_worker_port=0, max_worker_port=0, node_manager_port=0,
+    include_log_monitor=False, dashboard_agent_listen_port=None,
+)
+Node(parameters, head=False, shutdown_at_exit=True, spawn_reaper=True)
+signal.pause()
+"""
+
+
 @contextlib.contextmanager
-def _node_with_own_mounts(command: str, cluster: Cluster) -> Iterator[None]:
-    """A node started by a shell command in a mount namespace of its own, and ended with it."""
+def _node_that_does_not_see(folder: Path, cluster: Cluster, log: Path) -> Iterator[None]:
+    """A node in a mount namespace of its own, where ``folder`` is empty. `ray start` refuses the loopback."""
     before = len(cluster.global_state._live_node_ids())
-    arguments = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
-    arguments.append(f"{command} --node-ip-address 127.0.0.1 --object-store-memory 150000000")
+    command = f"mount -t tmpfs -o size=10m tmpfs '{folder}' && exec '{sys.executable}' -c '{_NODE}' "
     started = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+        ["unshare", "--mount", "sh", "-c", command + cluster.address],
+        stdout=log.open("w"),
+        stderr=subprocess.STDOUT,
+        env=dict(os.environ),
     )
     try:
         wait_until(
-            lambda: started.poll() is not None or len(cluster.global_state._live_node_ids()) > before, 60
+            lambda: started.poll() is not None or len(cluster.global_state._live_node_ids()) > before, 120
         )
         if started.poll() is not None:
-            pytest.skip(f"no mount namespace here: {(started.stdout or sys.stdin).read().strip()[-300:]}")
+            pytest.skip(f"no mount namespace here: {log.read_text().strip()[-300:]}")
         yield
     finally:
-        started.kill()
-        started.wait(10)
+        started.terminate()
+        started.wait(20)

@@ -31,6 +31,8 @@ from harness import (
 from mlflow.tracking import MlflowClient
 from sklearn.metrics import roc_auc_score
 
+from orchestrator.pipeline import make_plan
+
 SCORES = ("source_val", "target_sel", "pseudo", "test")
 
 
@@ -253,6 +255,7 @@ def test_a_folder_of_images_is_swept_end_to_end(folder_sweep: Sweep) -> None:
 
 
 def test_a_lost_and_a_truncated_record_are_run_again_and_nothing_else(folder_sweep: Sweep) -> None:
+    """Whatever else lies about their bundles, in whatever state, is no reason to run less or more."""
     records = folder_sweep.records
     lost, damaged, *others = sorted(records)
     content = {key: path.read_bytes() for key, path in records.items()}
@@ -260,11 +263,17 @@ def test_a_lost_and_a_truncated_record_are_run_again_and_nothing_else(folder_swe
     before = modified([records[key] for key in others])
     records[lost].unlink()
     records[damaged].write_bytes(content[damaged][: len(content[damaged]) // 2])
+    for bundle in {unit.bundle for unit in make_plan(folder_sweep.config).units}:
+        for file in (f"attempts/{bundle}.json", f"leases/{bundle}.0123.json", f"checkpoints/{bundle}"):
+            path = folder_sweep.folder / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b'{"begun": "garbage')
     again = twofold_here("sweep", *folder_sweep.arguments)
     assert again.code == 0
     assert "13 recorded, 2 to run" in again.output and "2/2 units, 0 failed" in again.output
     assert modified([records[key] for key in others]) == before
     assert {unit["key"]: unit["test"] for unit in folder_sweep.units()} == scores
+    assert {unit["attempts"] for unit in folder_sweep.units()} == {1}
     client = MlflowClient(folder_sweep.config.mlflow_uri)
     experiment = client.get_experiment_by_name("shapes")
     assert experiment is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.cluster.aws import is_spot
+from orchestrator.cluster.aws import is_spot, run_instances
+from orchestrator.cluster.check import find
 from orchestrator.cluster.findings import unknown_names
+from orchestrator.cluster.source import ClusterFile
+from orchestrator.cluster.summary import summarise
 from tests.check_wheel import PACKAGES, ROOT
 
 AWS, GCP, LOCAL, KUBERAY = (
@@ -49,6 +52,16 @@ def check(path: Path | str) -> tuple[int, str]:
 
 def load(name: str) -> list[Config]:
     return list(yaml.safe_load_all((ROOT / name).read_text()))
+
+
+class NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def unshared(documents: list[Config]) -> list[Config]:
+    """Copies in which no two places share a value, as YAML's anchors do."""
+    return [yaml.safe_load(yaml.dump(document, Dumper=NoAliases)) for document in documents]
 
 
 def commands(config: Config) -> list[str]:
@@ -435,9 +448,7 @@ MUTANTS: list[tuple[str, Callable[[Any], None], list[str]]] = [
 def test_a_mutated_file_is_refused_by_key_and_remedy(
     name: str, change: Callable[[Any], None], parts: list[str], tmp_path: Path
 ) -> None:
-    documents = copy.deepcopy(load(name))
-    # YAML anchors share what they stand for; a mutation must not.
-    documents = [yaml.safe_load(yaml.dump(document, Dumper=_NoAliases)) for document in documents]
+    documents = unshared(load(name))
     change(next(d for d in documents if d.get("kind") in (None, "RayCluster")))
     mutant = tmp_path / "mutant.yaml"
     mutant.write_text(yaml.safe_dump_all(documents))
@@ -446,11 +457,6 @@ def test_a_mutated_file_is_refused_by_key_and_remedy(
     mistakes = output.partition("is not ready to start:")[2]
     for part in parts:
         assert part in mistakes, output
-
-
-class _NoAliases(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
@@ -484,7 +490,9 @@ def test_a_python_other_than_this_is_a_warning(tmp_path: Path) -> None:
 
 def test_without_botocore_the_check_says_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "botocore.loaders", None)
+    run_instances.cache_clear()
     code, output = check(AWS)
+    run_instances.cache_clear()
     assert code == 0 and "were not checked, because botocore is missing" in output
 
 
@@ -508,6 +516,29 @@ def test_what_is_no_cluster_file_is_refused(content: str | None, part: str, tmp_
         (tmp_path / "c.yaml").write_text(content)
     code, output = check(tmp_path / "c.yaml")
     assert code == 2 and part in output, output
+
+
+def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Path of everything below ``node``."""
+    inside = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inside:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_a_value_of_a_wrong_type_anywhere_is_no_accident(name: str) -> None:
+    documents = unshared(load(name))
+    for *parents, last in [place for place in places(documents) if len(place) > 1]:
+        for value in (None, 3):
+            changed = copy.deepcopy(documents)
+            node: Any = changed
+            for part in parents:
+                node = node[part]
+            node[last] = value
+            file = ClusterFile(ROOT / name, tuple(changed), name == KUBERAY)
+            if all(finding.warning for finding in find(file)):
+                assert summarise(file)
 
 
 def test_unknown_names_look_through_lists_and_below_known_names() -> None:

@@ -114,7 +114,7 @@ def test_frozen(tmp_path: Path) -> None:
         ({"samples": 3}, ["samples: a grid runs every combination"]),
         ({"space": [{"tau": RANGE}]}, ["space: 'tau' is a range, and a grid takes lists"]),
         ({**DRAWN, "space": [{"tau": {"low": 1}}]}, ["space: 'tau' is not a range", "high: this key is req"]),
-        ({**DRAWN, "space": [{"tau": {**RANGE, "lgo": True}}]}, ["lgo: unknown key. Did you mean 'log'?"]),
+        ({**DRAWN, "space": [{"tau": {**RANGE, "logg": True}}]}, ["logg: unknown key. Did you mean 'log'?"]),
         ({**DRAWN, "space": [{"tau": {"low": 2, "high": 1}}]}, ["low must be less than high"]),
         ({**DRAWN, "space": [{"tau": {**RANGE, "low": 0}}]}, ["a logarithmic range starts above 0"]),
         ({**DRAWN, "space": [{"tau": {"low": 0.1, "high": float("inf")}}]}, ["high", "finite", "inf"]),

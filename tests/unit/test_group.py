@@ -4,92 +4,30 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
+from small_group import ENCODER, NORMAL, OTHER, ROWS, Kept, trained, unit
 
 from orchestrator.checkpoints import Checkpoints, Pace, pack, unpack
 from orchestrator.group import GroupRun, Progress, stage_a_proxies
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.plan import Unit, group_units
-from orchestrator.prepare import ArrayName, Prepared, SettingIndex
+from orchestrator.prepare import ArrayName, Prepared
 from orchestrator.proxies.base import PROXIES, FeatureEvidence
 from orchestrator.storage import Storage
 from trainables.alignments.base import ALIGNMENTS
-from trainables.backbones.base import build_backbone
 from trainables.clusterers.base import CLUSTERERS
 from trainables.configuration import Configuration
 from trainables.methods.base import METHODS, PARTS, Part, Training, TrainingInputs
 from trainables.scores.base import SCORES, Reference
-from trainables.seeding import canonical_json, generator, stable_hash
+from trainables.seeding import canonical_json, generator
 
-ENCODER, OTHER = "efficientnet_lite0", "other_encoder"
-ROWS: dict[Part, np.ndarray] = {
-    "source_fit": np.arange(3, 23),
-    "source_val": np.arange(23, 29),
-    "target_fit": np.arange(30, 0, -1),
-    "target_sel": np.arange(31, 41),
-    "pseudo": np.arange(10),
-    "test": np.arange(41, 60),
-}
-NORMAL = np.arange(60) % 5 != 0
 TIMES = {"seconds"}
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("checkpoints") / "test_resnet.pt"
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        torch.save(timm.create_model("test_resnet").state_dict(), file)
-    return f"timm:test_resnet/{file}"
-
-
-@pytest.fixture(scope="module")
-def prepared(backbone: str) -> Prepared:
-    """A source blob, and a target of one large and one small blob, seen by two encoders and a trunk."""
-    d = build_backbone(backbone, "head", None, 32, seed=0).embedding_dim
-    arrays: dict[ArrayName, np.ndarray] = {}
-    for kind, model, size in (
-        ("features", ENCODER, 12),
-        ("features", OTHER, 7),
-        ("features", f"backbone|{backbone}", d),
-        ("activations", f"{backbone}|head", d),
-    ):
-        for domain, pseudo in (("typeset", False), ("mnist", False), ("mnist", True)):
-            draws = generator("group", kind, model, domain, pseudo)
-            rows = np.abs(draws.normal(size=(60, size))) * 0.4
-            rows[:, 0] += 1
-            if domain == "mnist":
-                rows[~NORMAL, 2] += 1.5
-                rows[:, 1] += 0.5
-            if kind == "features":
-                rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-            arrays[ArrayName(kind, model, domain, pseudo)] = rows.astype(np.float32)  # type: ignore[arg-type]
-    description = {
-        "dataset": "digits", "source": "typeset", "target": "mnist", "normal_class": "3",
-        "contamination": 0.2, "split_seed": 0,
-    }  # fmt: skip
-    truth = NORMAL[ROWS["target_fit"]]
-    index = SettingIndex("s1", description, "typeset", "mnist", ROWS, truth)
-    return Prepared(arrays, {"s1": index}, 32)
-
-
-def unit(seed: int = 0, **flat: Any) -> Unit:
-    canonical = Configuration.parse(flat).as_dict()
-    key = stable_hash([canonical, seed])
-    bundle = stable_hash([Configuration.parse(flat).embedding_key, seed])
-    return Unit(key, "s1", canonical, seed, bundle, Configuration.parse(flat).method is not None)
-
-
-def trained(backbone: str, **flat: Any) -> Unit:
-    start = {"backbone": backbone, "finetune": "head", "epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
-    return unit(**{**start, "alignment": "mmd", "clusterer": "kmeans", "k": 2, "score": "knn", **flat})
 
 
 def every_kind(backbone: str) -> list[Unit]:
@@ -363,25 +301,6 @@ def test_parts_are_all_there(prepared: Prepared, backbone: str) -> None:
     pseudo = prepared.arrays[ArrayName("features", ENCODER, "mnist", True)]
     assert np.array_equal(arrays.features["pseudo"].all(), pseudo[:10])
     assert replace(prepared, image_size=64).image_size == 64
-
-
-@dataclass
-class Kept:
-    """Checkpoints in memory, due whenever ``when`` says so."""
-
-    when: Callable[[], bool] = lambda: True
-    files: dict[str, bytes] = field(default_factory=dict)
-    loads: int = 0
-
-    def load(self, bundle: str) -> bytes | None:
-        self.loads += 1
-        return self.files.get(bundle)
-
-    def save(self, bundle: str, content: bytes) -> None:
-        self.files[bundle] = content
-
-    def due(self) -> bool:
-        return self.when()
 
 
 def steps_of(prepared: Prepared, units: list[Unit], kept: Checkpoints, bundle: str = "b") -> list[Progress]:

@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import SweepConfig
-from orchestrator.plan import Grid, Unit, enumerate_grid, group_units, plan_units, unit_key
+from orchestrator.plan import (
+    Grid,
+    Unit,
+    enumerate_grid,
+    group_units,
+    plan_units,
+    unit_key,
+    within_budget,
+)
 from trainables.configuration import Configuration
 from trainables.errors import TwofoldError
 from trainables.types import Setting, Task
@@ -192,3 +200,49 @@ def test_groups_cover_every_unit_once_and_never_split_a_training(
 
 def test_nothing_to_group() -> None:
     assert group_units([], 8) == []
+
+
+def bundled(units: list[Unit]) -> Counter[str]:
+    return Counter(unit.bundle for unit in units)
+
+
+@given(
+    most=st.integers(1, 80),
+    keep=st.lists(st.booleans(), min_size=68, max_size=68).filter(any),
+)
+def test_a_budget_of_units_takes_whole_bundles_and_never_more(most: int, keep: list[bool]) -> None:
+    left = [unit for unit, kept in zip(units((0, 1), 2), keep, strict=True) if kept]
+    chosen = within_budget(left, most)
+    assert 0 < len(chosen) <= most and len({unit.key for unit in chosen}) == len(chosen)
+    assert {unit.key for unit in chosen} <= {unit.key for unit in left}
+    whole, taken = bundled(left), bundled(chosen)
+    parts = [bundle for bundle in taken if taken[bundle] < whole[bundle]]
+    # Only where no bundle fits is one begun.
+    assert not parts or (len(taken) == 1 and min(whole.values()) > most and len(chosen) == most)
+    # Nothing that would fit is left out.
+    assert parts or all(len(chosen) + whole[b] > most for b in whole if b not in taken)
+    if most >= len(left):
+        assert {unit.key for unit in chosen} == {unit.key for unit in left}
+
+
+def test_a_budget_takes_from_all_settings_in_turn() -> None:
+    planned = units(settings=3)
+    size = Counter(unit.setting for unit in planned)
+    for most in (6, 20, 30):
+        taken = Counter(unit.setting for unit in within_budget(planned, most))
+        assert len(taken) == len(size) == 3 and max(taken.values()) - min(taken.values()) <= 17
+    assert within_budget(planned, None) == planned
+
+
+def test_launches_of_any_budget_come_to_the_end_of_the_plan() -> None:
+    left = units((0, 1), 2)
+    launches = 0
+    while left:
+        done = {unit.key for unit in within_budget(left, 3)}
+        left = [unit for unit in left if unit.key not in done]
+        launches += 1
+    assert launches <= 68
+
+
+def test_no_budget_is_needed_for_nothing() -> None:
+    assert within_budget([], 3) == within_budget([], None) == []

@@ -213,17 +213,17 @@ def test_what_has_no_objective_is_told_as_such(
     assert text_of(one) not in keys(search.ask("s", 1))
 
 
-OUTCOMES = st.lists(st.sampled_from(["good", "undefined", "failed", "stopped"]), min_size=8, max_size=8)
+OUTCOMES = st.lists(st.sampled_from(["good", "undefined", "failed", "stopped"]), min_size=6, max_size=6)
 
 
 @given(outcomes=OUTCOMES, count=st.integers(1, 5), restart=st.integers(1, 4))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_all_are_told_and_none_is_nan(
     path: Path, outcomes: list[str], count: int, restart: int
 ) -> None:
     path.unlink(missing_ok=True)
     left, seen = iter(outcomes), []
-    search = OptunaSearch(config(8), path)
+    search = OptunaSearch(config(6), path)
     for number in itertools.count():
         if not (round_ := search.ask("s", count)):
             break
@@ -233,10 +233,10 @@ def test_whatever_happens_all_are_told_and_none_is_nan(
             state = outcome if outcome in ("failed", "stopped") else "done"
             search.tell([make(one, quality=quality(one), state="done" if make is undefined else state)])
         if number % restart == 0:
-            search = OptunaSearch(config(8), path)
-    assert len(set(seen)) == len(seen) == 8
+            search = OptunaSearch(config(6), path)
+    assert len(set(seen)) == len(seen) == 6
     trials = stored(path)
-    assert len(trials) == 8 and all(trial.state.is_finished() for trial in trials)
+    assert len(trials) == 6 and all(trial.state.is_finished() for trial in trials)
     assert all(np.isfinite(trial.value) for trial in trials if trial.state == TrialState.COMPLETE)
     assert sum(trial.state == TrialState.COMPLETE for trial in trials) == outcomes.count("good")
 
@@ -305,6 +305,14 @@ def test_records_from_outside_the_space_are_left_alone(path: Path) -> None:
     search = OptunaSearch(config(), path)
     search.tell([record(Configuration.parse({"clusterer": "trimmed", "alignment": "mmd"}))])
     assert search.asked("s") == []
+
+
+def test_the_default_is_drawn_also_where_earlier_records_fill_the_samples(path: Path) -> None:
+    records = run(OptunaSearch(config(4), path))
+    other = config(4, default={**DEFAULT, "keep": 0.5})
+    search = OptunaSearch(other, path)
+    search.tell(records)
+    assert search.ask("s", 4) == [Configuration.parse({**DEFAULT, "keep": 0.5})]
 
 
 def test_a_success_after_a_retry_replaces_the_failure(path: Path) -> None:

@@ -17,11 +17,7 @@ import torch
 
 from trainables.alignments.base import ALIGNMENTS, Alignment, Batch
 
-STEP = 64 * 2**20
-MOST = 2**31
-"""Bytes that the fault ``memory`` takes at once, and altogether."""
-THRESHOLD = "RAY_memory_usage_threshold"
-"""Where Ray finds the share of the host's memory at which it ends workers."""
+MEBIBYTE = 2**20
 
 
 @ALIGNMENTS.register("faulty")
@@ -69,19 +65,13 @@ class Faulty(Alignment):
             case "gpu_full" if size > 4:
                 raise torch.OutOfMemoryError(f"a GPU that holds no batch of {size}")
             case "memory":
-                _take_memory(float(os.environ[THRESHOLD]))
+                _take_memory()
 
 
-def _take_memory(threshold: float) -> None:
-    """Take memory until the share of the host's that is used passes ``threshold``, or ``MOST`` bytes."""
-    taken: list[bytearray] = []
-    while len(taken) * STEP < MOST:
-        if _used() < threshold + 0.005:
-            taken.append(bytearray(os.urandom(2**20) * (STEP // 2**20)))
+def _take_memory() -> None:
+    """Take 2 GiB in steps, and keep them for a while."""
+    taken = []
+    for _ in range(32):
+        taken.append(bytearray(os.urandom(MEBIBYTE) * 64))
         time.sleep(0.05)
-
-
-def _used() -> float:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    sizes = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
-    return 1 - sizes["MemAvailable"] / sizes["MemTotal"]
+    time.sleep(10)
