@@ -214,6 +214,8 @@ def losing_answers(server: str, lost: list[str]) -> Iterator[str]:
         head, _, body = request.partition(b"\r\n\r\n")
         # Otherwise the server keeps the connection, and the end of its answer is not seen.
         head = re.sub(rb"(?i)\r\nconnection:[^\r]*", b"", head) + b"\r\nConnection: close"
+        # The server answers to its own name alone.
+        head = re.sub(rb"(?i)\r\nhost:[^\r]*", f"\r\nHost: 127.0.0.1:{port}".encode(), head)
         with socket.create_connection(("127.0.0.1", port)) as onward:
             onward.sendall(head + b"\r\n\r\n" + body)
             answer = b"".join(iter(lambda: onward.recv(65536), b""))
