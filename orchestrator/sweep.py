@@ -179,13 +179,17 @@ class Supervisor:
             return str(error)
 
     def _blame(self, run: str, message: str) -> None:
-        """Hold a kill by Ray's memory monitor against the bundle that its worker ran, and no other."""
-        killed = re.search(r"Selected to kill: .*?\bpid=(\d+)", message)
+        """Hold a kill by Ray's memory monitor against the bundle that took the most memory, and no other.
+
+        Ray ends the worker that started last, whichever took the memory, and lists them all.
+        """
+        workers = re.findall(r"\bpid=(\d+), actual memory used=([\d.]+)GB", message)
+        most = max(workers, key=lambda worker: float(worker[1]))[0] if workers else None
         histories = {bundle: self._attempts.read(bundle) for bundle in self._attempts.bundles()}
         for bundle, history in histories.items():
             open_ = history.open
-            if open_ and open_.run == run and (killed is None or open_.pid == int(killed[1])):
-                error = f"Ray's memory monitor ended the worker: {message.partition(chr(10))[0]}"
+            if open_ and open_.run == run and (most is None or str(open_.pid) == most):
+                error = f"Ray's memory monitor ended a worker: {message.partition(chr(10))[0]}"
                 self._attempts.write(bundle, history.died("out_of_memory", error))
                 self._blamed = True
 

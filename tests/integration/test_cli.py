@@ -226,6 +226,9 @@ COMMANDS = {
     "select": "without labels",
     "report": "report.html",
     "choose-k": "Recommend K",
+    "status": "units per state",
+    "stop": "after the steps under way",
+    "cluster": "Ray's launcher",
 }
 
 

@@ -22,7 +22,7 @@ def postgres() -> Iterator[Cluster]:
     binaries = binaries_here()
     if binaries is None:
         pytest.skip("no PostgreSQL server here: initdb is neither in /usr/lib/postgresql nor on PATH")
-    pytest.importorskip("psycopg2", reason="psycopg2 is missing: pip install 'twofold[postgres]'")
+    pytest.importorskip("psycopg", reason="psycopg is missing: pip install 'twofold[postgres]'")
     # Not below pytest's folder, which only its owner may enter.
     with tempfile.TemporaryDirectory(prefix="twofold-postgres-") as folder:
         cluster = Cluster(binaries, Path(folder))

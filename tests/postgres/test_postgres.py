@@ -88,5 +88,5 @@ def test_a_wrong_password_is_not_shown(
     writer = BackgroundTracker(Outbox(uri, "wrong", ledger, tmp_path, Unshared()))
     writer.put(keys)
     failure = str(writer.close())
-    assert "postgresql://me:***@127.0.0.1" in failure
+    assert "postgresql://me:***@127.0.0.1" in failure and "has not answered" in failure
     assert "wr0ng" not in "".join([failure, *capfd.readouterr()])
