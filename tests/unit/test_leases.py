@@ -195,7 +195,7 @@ def test_no_order_of_the_steps_of_two_lets_both_hold(works: tuple[Any, Any], win
 def expired(session: str, clock: Clock) -> dict[str, bytes]:
     """What a worker that was killed a while ago has left: its driver may live on and claim again."""
     claim = {**owner(session).__dict__, "until": clock.now - 1}
-    return {f"leases/x.{session}.dead00.json": json.dumps(claim).encode()}
+    return {f"leases/x.{session}.killed.json": json.dumps(claim).encode()}
 
 
 @settings(max_examples=400)
@@ -210,7 +210,7 @@ def test_no_order_of_the_steps_of_three_lets_two_hold(
     race = Race(list(works), expired("a", Clock()) if dead else {})
     race.run(iter(order))
     assert race.most <= 1
-    assert [name for name in race.files if ".dead00." not in name] == []
+    assert [name for name in race.files if ".killed." not in name] == []
 
 
 def test_clearing_away_never_removes_a_claim_made_meanwhile() -> None:
@@ -224,7 +224,7 @@ def test_clearing_away_never_removes_a_claim_made_meanwhile() -> None:
                     lease = Leases(storage, owner(name), race.clock)
                     assert lease.acquire("x")
                     storage.read("work")
-                    held_when_lost.append(any(".a." in file and "dead" not in file for file in race.files))  # noqa: B023
+                    held_when_lost.append(any(".a." in file and "killed" not in file for file in race.files))  # noqa: B023
                     lease.release("x")
 
             race = Race([work, look], dict(start))
