@@ -180,8 +180,9 @@ def flaky(tmp_path: Path) -> Iterator[TrackingServer]:
 
 
 def test_a_writer_outlives_a_server_that_is_down_at_start_and_again_later(
-    flaky: TrackingServer, tmp_path: Path
+    flaky: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("orchestrator.tracking.LONGEST_PAUSE_SECONDS", 1.0)
     ledger, keys = stub_ledger(tmp_path / "stubs", 60)
     writer = BackgroundTracker(Outbox(flaky.address, "stubs", ledger, tmp_path, Unshared()))
     writer.put(keys[:20])
