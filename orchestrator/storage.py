@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,10 @@ _REMOTE_READERS = 32
 """Files read at once from an object store, where each takes a round trip."""
 
 _READS = 10
-"""How often a file of an object store is read again because it was replaced meanwhile."""
+"""How often an object is read at most, because it was replaced meanwhile."""
+
+_DIGEST_BYTES = 16
+"""Of the checksum behind the content of an object."""
 
 
 class Storage:
@@ -40,7 +44,7 @@ class Storage:
         return Storage, (self.location,)
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file, or None where there is none."""
+        """Content of a file, or None where there is none, or a damaged object of an object store."""
         try:
             if self.is_local:
                 return Path(self._path(name)).read_bytes()
@@ -48,26 +52,29 @@ class Storage:
         except FileNotFoundError:
             return None
 
-    def _download(self, path: str) -> bytes:
-        """A file of an object store, whole.
+    def _download(self, path: str) -> bytes | None:
+        """Content of an object whose checksum is right, or None where it stays wrong.
 
-        Opening asks for the length, and reading for that many bytes: of a file replaced in between come its
-        first part, or bytes of nowhere behind it. One of the same version before and after is whole.
+        pyarrow asks for the length, then reads as many bytes: of an object replaced in between come its first
+        part, or bytes of nowhere behind it. Such a mixture fails its checksum, and is read again.
+
+        Raises:
+            OSError: the store refuses.
         """
+        refused: OSError | None = None
         for _ in range(_READS):
             with self._files.open_input_file(path) as file:
-                version = file.metadata()
                 try:
-                    content: bytes | OSError = bytes(file.readall())
-                except OSError as error:
-                    content = error
-            with self._files.open_input_file(path) as file:
-                if file.metadata() != version:
+                    stored, refused = bytes(file.readall()), None
+                except OSError as error:  # removed or replaced by now, or the store is away
+                    refused = error
                     continue
-            if isinstance(content, OSError):
-                raise content
-            return content
-        raise OSError(f"{path} was replaced {_READS} times while it was read")
+            content = stored[:-_DIGEST_BYTES]
+            if stored == content + _digest(content):
+                return content
+        if refused is not None:
+            raise refused
+        return None
 
     def read_all(self, names: Iterable[str]) -> list[bytes | None]:
         """Contents of many files, in the order of their names."""
@@ -92,7 +99,7 @@ class Storage:
             write_atomically(path, lambda temporary: _fill(temporary, content), durable)
             return
         with self._files.open_output_stream(self._path(name)) as stream:
-            stream.write(content)
+            stream.write(content + _digest(content))
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in a folder, sorted; without those that are being written."""
@@ -149,6 +156,10 @@ def _refuse_credentials(location: str) -> None:
             f"{scheme}://...@{after}: leave credentials out of the address, and give them in the environment "
             "of every node (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for one)"
         )
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
 def _fill(path: Path, content: bytes) -> None:

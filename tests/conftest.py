@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -56,27 +56,24 @@ def ray_local() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
     """A real S3 server on this machine; a call makes a bucket and returns the address of a folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("s3")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            _wait_for(port, server, folder / "server.log")
-            yield lambda: _new_bucket(f"http://127.0.0.1:{port}")
+            endpoint = _wait_for(server, folder / "server.log")
+            yield lambda: _new_bucket(endpoint)
         finally:
             server.terminate()
             server.wait(30)
 
 
-def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(server: subprocess.Popen[bytes], log: Path) -> str:
+    """The address of the server, by its own word: a port chosen for it may be taken before it starts."""
     end = time.monotonic() + 60
     while time.monotonic() < end and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if found := re.search(r"Running on (http://127\.0\.0\.1:\d+)", log.read_text()):
+            return found[1]
         time.sleep(0.1)
     raise RuntimeError(f"the S3 server does not answer: {log.read_text()}")
 

@@ -128,18 +128,32 @@ def test_a_reader_never_sees_half_a_file(storage: Storage) -> None:
 
 
 class _Interrupted:
-    """An S3 client; something happens to a file once, between the request for its length and that for it."""
+    """An S3 client; each time an object is read, something may happen after the request for its length.
 
-    def __init__(self, files: Any, meanwhile: Callable[[], None]) -> None:
+    Args:
+        files: the real one.
+        before: what happens before the n-th request for a length.
+        after: what happens between the n-th request for a length and that for as many bytes.
+    """
+
+    def __init__(
+        self, files: Any, after: list[Callable[[], None]], before: list[Callable[[], None]] | None = None
+    ) -> None:
         self._files = files
-        self._meanwhile = [meanwhile]
+        self._after = after
+        self._before = before or []
 
     @contextlib.contextmanager
     def open_input_file(self, path: str) -> Iterator[Any]:
+        if self._before:
+            self._before.pop(0)()
         with self._files.open_input_file(path) as file:
-            if self._meanwhile:
-                self._meanwhile.pop()()
+            if self._after:
+                self._after.pop(0)()
             yield file
+
+
+LONG, SHORT = b"a" * 3000, b"b" * 40
 
 
 @pytest.mark.parametrize("new", [b"", b"new", b"of that length", b"a longer file than before", None])
@@ -154,8 +168,56 @@ def test_a_file_replaced_while_it_is_read_is_whole(
     def meanwhile() -> None:
         other.remove("a") if new is None else other.write("a", new)
 
-    monkeypatch.setattr(storage, "_files", _Interrupted(storage._files, meanwhile))
+    monkeypatch.setattr(storage, "_files", _Interrupted(storage._files, [meanwhile]))
     assert storage.read("a") == new
+
+
+@pytest.mark.parametrize(("first", "second"), [(LONG, SHORT), (SHORT, LONG)])
+def test_a_file_replaced_there_and_back_is_whole(
+    first: bytes, second: bytes, s3: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same version before and after, and of another one in between."""
+    storage = Storage(s3())
+    other = Storage(storage.location)
+    storage.write("a", first)
+    there, back = (lambda: other.write("a", second)), (lambda: other.write("a", first))
+    interrupted = _Interrupted(storage._files, [there], before=[lambda: None, back])
+    monkeypatch.setattr(storage, "_files", interrupted)
+    assert storage.read("a") == first
+    assert not interrupted._before, "it was read twice"
+
+
+def test_an_object_that_the_store_refuses_is_an_error_and_not_missing(
+    s3: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that could not be read, for one, must not pass for one that was given back."""
+    storage = Storage(s3())
+    storage.write("a", b"1")
+
+    def refuse() -> None:
+        raise OSError(errno.EACCES, "access denied")
+
+    class Refusing(_Interrupted):
+        @contextlib.contextmanager
+        def open_input_file(self, path: str) -> Iterator[Any]:
+            with self._files.open_input_file(path):
+                yield type("Refused", (), {"readall": staticmethod(refuse)})
+
+    monkeypatch.setattr(storage, "_files", Refusing(storage._files, []))
+    with pytest.raises(OSError, match="access denied"):
+        storage.read("a")
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: c[1:], lambda c: b"", lambda c: c + b"x"])
+def test_a_damaged_object_counts_as_missing(damage: Callable[[bytes], bytes], s3: Callable[[], str]) -> None:
+    storage = Storage(s3())
+    storage.write("a", b"content")
+    path = storage._path("a")
+    with storage._files.open_input_file(path) as file:
+        stored = file.readall()
+    with storage._files.open_output_stream(path) as stream:
+        stream.write(damage(stored))
+    assert storage.read("a") is None and storage.read_all(["a"]) == [None]
 
 
 class _Broken:
