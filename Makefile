@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test test-cluster test-postgres check format clean
+.PHONY: help setup sweep test test-slow test-cluster test-postgres check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -17,6 +17,9 @@ sweep: $(INSTALLED) ## run the default sweep on the digits and report on it
 
 test: $(INSTALLED) ## run the tests
 	@$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED) ## run the tests that kill and stop whole sweeps (six minutes)
+	@$(BIN)/python -m pytest -m slow
 
 test-cluster: $(INSTALLED) ## run real clusters in namespaces of this machine (root, rsync, sshd; ten minutes)
 	@$(BIN)/python -m pytest tests/cluster -rs

@@ -65,6 +65,7 @@ def submit(address: str, environment: dict[str, str], *command: object) -> subpr
     )
 
 
+@pytest.mark.slow
 def test_a_submitted_sweep_runs_on_the_cluster(
     head: tuple[str, dict[str, str]], images: Path, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ SCORES = ["source_centre", "knn"]
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, to give Ray a limit of its own")
+@pytest.mark.slow
 def test_a_kill_by_the_memory_monitor_fails_the_unit_that_took_the_memory_alone(
     cache: Path, tmp_path: Path
 ) -> None:

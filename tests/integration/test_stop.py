@@ -28,6 +28,7 @@ TUNE_WAITS = 5.0
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+@pytest.mark.slow
 def test_a_stopped_sweep_goes_on_in_the_middle_of_a_training(cache: Path, tmp_path: Path) -> None:
     space = slow_space(tmp_path / "slow.yaml", cache, TRAININGS, EPOCHS, images=64, batch_size=2)
     environment = with_faults(tmp_path / "environment")
@@ -63,6 +64,7 @@ def test_a_stopped_sweep_goes_on_in_the_middle_of_a_training(cache: Path, tmp_pa
     assert storage.names("attempts") == storage.names("checkpoints") == []
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_launch_and_the_next_one_goes_on(
     ray_local: None, cache: Path, tmp_path: Path
 ) -> None:

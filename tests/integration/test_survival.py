@@ -17,6 +17,7 @@ _spec.loader.exec_module(survive)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+@pytest.mark.slow
 def test_three_kills_of_the_driver_lose_and_double_nothing(tmp_path: Path) -> None:
     outcome = survive.survive(120, seed=5, folder=tmp_path / "survive")
     assert outcome.holds, outcome.table()

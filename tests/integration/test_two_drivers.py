@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lo
 TRAININGS = 6
 
 
+@pytest.mark.slow
 def test_two_drivers_started_at_once_run_no_unit_twice(cache: Path, tmp_path: Path) -> None:
     space = slow_space(tmp_path / "shared.yaml", cache, TRAININGS, epochs=1)
     environment = with_faults(tmp_path / "environment")
@@ -36,6 +37,7 @@ def test_two_drivers_started_at_once_run_no_unit_twice(cache: Path, tmp_path: Pa
     assert set(statuses(tmp_path / "shared")) == set(ended)
 
 
+@pytest.mark.slow
 def test_a_driver_finishes_alone_when_the_other_is_killed(cache: Path, tmp_path: Path) -> None:
     space = slow_space(tmp_path / "shared.yaml", cache, TRAININGS, epochs=3)
     environment = with_faults(tmp_path / "environment")
