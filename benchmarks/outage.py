@@ -11,19 +11,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,59 +25,13 @@ import yaml
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-BIN = Path(sys.executable).parent
+# The server that can be killed is that of the integration tests.
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
+
+from harness import ENVIRONMENT, TWOFOLD, TrackingServer, wait_until
+
 SETTINGS = 40
-ENVIRONMENT = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
-
-
-class Server:
-    """A tracking server on the loopback, in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}"
-        self._log = folder / "server.log"
-        self._command = [
-            *(str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder}/server.db"),
-            *("--serve-artifacts", "--artifacts-destination", str(folder / "artifacts")),
-        ]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("a") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
-            )
-
-    def wait(self) -> None:
-        wait_until(self._answers)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.address}/health", timeout=2):
-                return True
-        except urllib.error.HTTPError:
-            return True
-        except OSError:
-            return False
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise SystemExit(f"nothing happened for {seconds:.0f} s")
-        time.sleep(0.1)
+PATIENCE_SECONDS = 600
 
 
 def write_space(folder: Path, units: int) -> tuple[Path, int]:
@@ -131,20 +79,19 @@ def records(folder: Path) -> list[float]:
 def twofold(*arguments: str) -> tuple[int, float]:
     """Exit code and seconds of a command."""
     started = time.monotonic()
-    done = subprocess.run(
-        [str(BIN / "twofold"), *arguments], env=ENVIRONMENT, capture_output=True, check=False
-    )
+    done = subprocess.run([TWOFOLD, *arguments], env=ENVIRONMENT, capture_output=True, check=False)
     return done.returncode, time.monotonic() - started
 
 
-def interrupt(server: Server, folder: Path, units: int) -> None:
-    wait_until(lambda: len(records(folder)) >= units / 3)
+def interrupt(server: TrackingServer, folder: Path, units: int) -> None:
+    """Kill the server while the middle third of the units is recorded."""
+    wait_until(lambda: len(records(folder)) >= units / 3, PATIENCE_SECONDS)
     server.kill()
-    wait_until(lambda: len(records(folder)) >= 2 * units / 3)
-    server.start()
+    wait_until(lambda: len(records(folder)) >= 2 * units / 3, PATIENCE_SECONDS)
+    server.launch()
 
 
-def measure(space: Path, server: Server, units: int, name: str, outage: bool) -> tuple[float, float]:
+def measure(space: Path, server: TrackingServer, units: int, name: str, outage: bool) -> tuple[float, float]:
     """One sweep and its sync; seconds from the first record to the last, and of the whole command."""
     folder = space.parent / name
     away = threading.Thread(target=interrupt, args=(server, folder, units))
@@ -192,6 +139,7 @@ def count_finished(address: str, name: str) -> tuple[int, int, int]:
 
 
 def main() -> None:
+    """Read the arguments and compare."""
     parser = argparse.ArgumentParser(description="What an outage of the MLflow server costs a sweep.")
     parser.add_argument("--units", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -201,14 +149,13 @@ def main() -> None:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         space, units = write_space(folder.absolute(), arguments.units)
-        server = Server(folder.absolute())
+        server = TrackingServer(folder.absolute() / "server")
         stack.callback(server.kill)
         server.start()
-        server.wait()
         compare(space, server, units, arguments.repeats)
 
 
-def compare(space: Path, server: Server, units: int, repeats: int) -> None:
+def compare(space: Path, server: TrackingServer, units: int, repeats: int) -> None:
     """Alternate, so that whatever else the machine does weighs on both."""
     columns = ["outage", "records", "first to last record, s", "command, s", "exit code"]
     columns += ["finished runs before sync", "sync, s", "finished runs", "second runs", "unfinished runs"]

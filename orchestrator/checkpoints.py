@@ -6,7 +6,6 @@ BLAKE2 behind it. It takes about three times the trained tail: the weights and A
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -18,13 +17,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from orchestrator.checksum import sealed, unsealed
 from orchestrator.storage import Storage
 from trainables.methods.base import Method, Training, TrainingInputs
 from trainables.seeding import canonical_json
 
 SCHEMA = 1
 SECONDS_BETWEEN = 60.0
-_DIGEST_BYTES = 16
 _LENGTH_BYTES = 8
 _log = logging.getLogger(__name__)
 
@@ -36,8 +35,7 @@ class DamagedCheckpoint(ValueError):
 def pack(state: Mapping[str, torch.Tensor], progress: Mapping[str, Any]) -> bytes:
     """A checkpoint file from contiguous CPU tensors that share no memory, and JSON-safe progress."""
     metadata = {"twofold": canonical_json({"schema": SCHEMA, "progress": dict(progress)})}
-    content = save(dict(state), metadata)
-    return content + _digest(content)
+    return sealed(save(dict(state), metadata))
 
 
 def unpack(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -46,8 +44,8 @@ def unpack(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     Raises:
         DamagedCheckpoint: the file is not exactly what ``pack`` of this version made.
     """
-    body = content[:-_DIGEST_BYTES]
-    if content[-_DIGEST_BYTES:] != _digest(body):
+    body = unsealed(content)
+    if body is None:
         raise DamagedCheckpoint("its checksum is wrong: it is truncated, altered or no checkpoint")
     try:
         state = load(body)
@@ -61,10 +59,6 @@ def unpack(content: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if schema != SCHEMA:
         raise DamagedCheckpoint(f"its schema is {schema!r}, and this version reads {SCHEMA}")
     return state, progress
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
 class Checkpoints(Protocol):

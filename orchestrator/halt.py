@@ -31,8 +31,8 @@ class Halt(tune.Stopper):
 
     Args:
         storage: where the ledger is.
-        hours: wall time from now; None = no limit.
         since: seconds since the epoch; a request to stop that is older is not meant for this launch.
+        until: when the budget of time is spent, likewise; infinity = never.
 
     Attributes:
         ending: why the launch ends before its units do, if it does.
@@ -40,10 +40,10 @@ class Halt(tune.Stopper):
         trials: those of the Tune run as they were last seen.
     """
 
-    def __init__(self, storage: Storage, hours: float | None, since: float) -> None:
+    def __init__(self, storage: Storage, since: float, until: float) -> None:
         self._storage = storage
         self._since = since
-        self._deadline = None if hours is None else time.monotonic() + 3600 * hours
+        self._until = until
         self._looked = time.monotonic()
         self.ending: Ending | None = None
         self.fatal = ""
@@ -69,9 +69,9 @@ class Halt(tune.Stopper):
 
     def is_over(self) -> bool:
         """Whether the budget is spent or a stop was asked for."""
-        now = time.monotonic()
-        if self._deadline is not None and now >= self._deadline:
+        if time.time() >= self._until:
             self.ending = self.ending or Ending.BUDGET
+        now = time.monotonic()
         if now - self._looked >= POLL_SECONDS:
             self._looked = now
             if stop_requested(self._storage, self._since):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.attempts import Failure
+from orchestrator.checksum import sealed, unsealed
 from orchestrator.storage import Storage
 from trainables.cache import write_atomically
 from trainables.errors import TwofoldError
@@ -54,7 +54,6 @@ SCHEMA = pa.schema(
     }
 )
 _JSON_FIELDS = ("config", "epochs", "stage_a", "seconds", "diagnostics")
-_DIGEST_BYTES = 16
 _SMALLEST_ROOM = 2**14
 _NO_SCORES = np.empty(0, dtype=np.float32)
 _NO_MASK = np.empty(0, dtype=bool)
@@ -171,7 +170,7 @@ class Ledger:
         with pa.ipc.new_stream(sink, SCHEMA) as writer:
             writer.write_table(pa.Table.from_pylist([record.to_row()], schema=SCHEMA))
         content = sink.getvalue().to_pybytes()
-        self._storage.write(_file(record.key), content + _digest(content))
+        self._storage.write(_file(record.key), sealed(content))
 
     def read(self, key: str) -> UnitRecord | None:
         """The record of a unit, or None where it is missing or damaged."""
@@ -191,11 +190,13 @@ class Ledger:
         for key in keys:
             self._storage.remove(_file(key))
 
-    def compact(self, keys: Sequence[str], path: Path) -> None:
-        """Write the records of ``keys`` to one Parquet file, one row a unit."""
+    def compact(self, keys: Sequence[str], path: Path) -> list[State]:
+        """Write the records of ``keys`` to one Parquet file, one row a unit; return their states."""
         tables = self._tables(keys)
         whole = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
         write_atomically(path, lambda temporary: pq.write_table(whole, temporary))
+        states: list[State] = whole["state"].to_pylist()
+        return states
 
     def _tables(self, keys: Iterable[str]) -> list[pa.Table]:
         contents = self._storage.read_all(_file(key) for key in keys)
@@ -211,18 +212,12 @@ def _file(key: str) -> str:
 
 def _table(stored: bytes | None) -> pa.Table | None:
     """The row of a stored record, or None where it is missing, damaged or of another version."""
-    if stored is None:
-        return None
-    content = stored[:-_DIGEST_BYTES]
     # Arrow trusts its input: one wrong byte can end the process.
-    if stored[-_DIGEST_BYTES:] != _digest(content):
+    content = None if stored is None else unsealed(stored)
+    if content is None:
         return None
     table = pa.ipc.open_stream(content).read_all()
     return table if table.schema.equals(SCHEMA) else None
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
 def read_units(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:

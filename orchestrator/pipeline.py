@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,12 +107,12 @@ def run_sweep(
     open_spec(plan.storage, leases, describe_spec(config, plan.fingerprints), accept_changes)
     _write_provenance(config)
     left = plan.rounds.next(leases)
-    console.print(_headline(config, plan), highlight=False)
+    console.print(_headline(config, plan, left), highlight=False)
     stopped = untracked = False
     if left or not _is_complete(config, plan):
         _completion(config).unlink(missing_ok=True)
         if left:
-            stopped, untracked = _run(config, plan, console, owner, address)
+            stopped, untracked = _run(config, plan, left, console, owner, address)
         if not stopped:
             untracked = not _conclude(config, plan, console, owner, untracked)
     else:
@@ -137,9 +138,8 @@ def _outcome(config: SweepConfig, plan: Plan, console: Console, untracked: bool,
 
 def _conclude(config: SweepConfig, plan: Plan, console: Console, owner: Owner, untracked: bool) -> bool:
     """Choose, report and end the tracking; say whether MLflow has everything."""
-    plan.ledger.compact([unit.key for unit in plan.units], config.folder / "units.parquet")
-    states = plan.ledger.states(unit.key for unit in plan.units)
-    if "done" in states.values():
+    states = plan.ledger.compact([unit.key for unit in plan.units], config.folder / "units.parquet")
+    if "done" in states:
         choose(config, console)
         make_report(config, console)
     tracked = not untracked and _finish_tracking(config, plan, console, owner)
@@ -180,7 +180,7 @@ def _planned(plan: Plan) -> str:
 
 
 def _run(
-    config: SweepConfig, plan: Plan, console: Console, owner: Owner, address: str | None
+    config: SweepConfig, plan: Plan, left: list[Unit], console: Console, owner: Owner, address: str | None
 ) -> tuple[bool, bool]:
     """Prepare, run and log; say whether a stop was asked for, and whether the logging stopped early."""
     set_ray_environment(address)
@@ -191,7 +191,7 @@ def _run(
     prepared = prepare(config, plan.grid, plan.settings)
     console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
     tracker = BackgroundTracker(_outbox(config, plan, owner))
-    total = plan.rounds.most - len(plan.units) + len(plan.rounds.missing())
+    total = plan.rounds.most - len(plan.units) + len(left)
     with SweepProgress(console, min(total, config.budget.units or total)) as progress:
 
         def on_ended(ended: Ended) -> None:
@@ -202,7 +202,7 @@ def _run(
             with Supervisor(
                 config, prepared, plan.storage, owner, on_ended, plan.units, address, since=launched
             ) as supervisor:
-                ending = _run_rounds(config, plan, owner, supervisor)
+                ending = _run_rounds(config, plan, left, owner, supervisor)
         finally:
             # Also when interrupted: a database that is left while it is created cannot be used again.
             failure = tracker.close()
@@ -219,19 +219,23 @@ _ENDINGS = {
 }
 
 
-def _run_rounds(config: SweepConfig, plan: Plan, owner: Owner, supervisor: Supervisor) -> str:
-    """Run round after round; say how it ended."""
+def _run_rounds(
+    config: SweepConfig, plan: Plan, units: list[Unit], owner: Owner, supervisor: Supervisor
+) -> str:
+    """Run round after round, ``units`` first; say how it ended."""
     budget = config.budget.units
     leases = Leases(plan.storage, owner)
-    while units := plan.rounds.next(leases):
+    while units:
         wanted = within_budget(units, budget)
         ending = supervisor.run(wanted)
         if ending.value != "complete":
             return ending.value
+        spent = len(wanted) < len(units)
+        units = plan.rounds.next(leases)
         if budget is not None:
             budget -= len(wanted)
-            if budget == 0 or len(wanted) < len(units):
-                return "budget" if plan.rounds.next(leases) else "complete"
+            if units and (spent or budget == 0):
+                return "budget"
     return "complete"
 
 
@@ -244,7 +248,7 @@ def show_plan(config: SweepConfig, console: Console) -> None:
     """Print counts and a rough estimate."""
     plan = make_plan(config)
     left = plan.rounds.missing()
-    console.print(_headline(config, plan), highlight=False)
+    console.print(_headline(config, plan, left), highlight=False)
     for reason, count in plan.grid.skipped.items():
         console.print(f"  left out {count} combinations: {reason}", highlight=False)
     trainings = len({unit.bundle for unit in left if unit.trains})
@@ -346,9 +350,8 @@ def _write(path: Path, text: str) -> None:
     write_atomically(path, fill)
 
 
-def _headline(config: SweepConfig, plan: Plan) -> str:
-    most, left = plan.rounds.most, len(plan.rounds.missing())
-    recorded = len(plan.units) - left
+def _headline(config: SweepConfig, plan: Plan, left: Sequence[Unit]) -> str:
+    most, recorded = plan.rounds.most, len(plan.units) - len(left)
     per_setting = most // (len(plan.settings) * len(set(config.seeds)))
     up_to = "up to " if config.search == "optuna" else ""
     return (

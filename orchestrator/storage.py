@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -10,6 +9,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from orchestrator.checksum import sealed, unsealed
 from trainables.cache import write_atomically
 from trainables.errors import TwofoldError
 
@@ -18,9 +18,6 @@ _REMOTE_READERS = 32
 
 _READS = 10
 """How often an object is read at most, because it was replaced meanwhile."""
-
-_DIGEST_BYTES = 16
-"""Of the checksum behind the content of an object."""
 
 
 class Storage:
@@ -69,8 +66,7 @@ class Storage:
                 except OSError as error:  # removed or replaced by now, or the store is away
                     refused = error
                     continue
-            content = stored[:-_DIGEST_BYTES]
-            if stored == content + _digest(content):
+            if (content := unsealed(stored)) is not None:
                 return content
         if refused is not None:
             raise refused
@@ -99,7 +95,7 @@ class Storage:
             write_atomically(path, lambda temporary: _fill(temporary, content), durable)
             return
         with self._files.open_output_stream(self._path(name)) as stream:
-            stream.write(content + _digest(content))
+            stream.write(sealed(content))
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in a folder, sorted; without those that are being written."""
@@ -156,10 +152,6 @@ def _refuse_credentials(location: str) -> None:
             f"{scheme}://...@{after}: leave credentials out of the address, and give them in the environment "
             "of every node (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for one)"
         )
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
 def _fill(path: Path, content: bytes) -> None:

@@ -85,9 +85,9 @@ class Supervisor:
         self._known = known
         self._address = address
         self._told: set[str] = set()
-        self._halt = Halt(storage, config.budget.hours, since)
         self._since = since
         self._until = math.inf if config.budget.hours is None else time.time() + 3600 * config.budget.hours
+        self._halt = Halt(storage, since, self._until)
         self._fits = 0
         self._blamed = False
 

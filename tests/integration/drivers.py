@@ -6,35 +6,13 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness import ENVIRONMENT, TWOFOLD, draw_domains, folder_data, processes_with, write_space
-from mlflow.tracking import MlflowClient
-
-from orchestrator.ledger import Ledger, UnitRecord
-from orchestrator.storage import Storage
 
 STATUS = {"done": "FINISHED", "failed": "FAILED"}
-
-
-def records(storage: Storage) -> dict[str, UnitRecord]:
-    """Key -> record of every unit that has a whole one."""
-    keys = [name.removesuffix(".arrow") for name in storage.names("units")]
-    return {key: record for key in keys if (record := Ledger(storage).read(key)) is not None}
-
-
-def statuses(folder: Path) -> dict[str, list[str]]:
-    """Unit key -> statuses of its MLflow runs."""
-    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(folder.name)
-    assert experiment is not None
-    found: dict[str, list[str]] = defaultdict(list)
-    for run in client.search_runs([experiment.experiment_id], max_results=1000):
-        if "twofold.key" in run.data.tags:
-            found[run.data.tags["twofold.key"]].append(run.info.status)
-    return dict(found)
 
 
 def slow_space(

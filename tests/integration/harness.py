@@ -117,9 +117,11 @@ def statuses(folder: Path) -> dict[str, list[str]]:
     return dict(found)
 
 
-def records(folder: Path) -> dict[str, UnitRecord]:
-    keys = [path.stem for path in (folder / "units").glob("*.arrow")]
-    return {key: record for key in keys if (record := Ledger(Storage(str(folder))).read(key)) is not None}
+def records(where: Path | Storage) -> dict[str, UnitRecord]:
+    """Key -> record of every unit that has a whole one."""
+    storage = where if isinstance(where, Storage) else Storage(str(where))
+    keys = [name.removesuffix(".arrow") for name in storage.names("units")]
+    return {key: record for key in keys if (record := Ledger(storage).read(key)) is not None}
 
 
 def twofold_here(*arguments: object) -> Finished:

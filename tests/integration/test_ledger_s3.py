@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drivers import records
-from harness import draw_domains, folder_data, refused, sets, twofold_here, write_space
+from harness import draw_domains, folder_data, records, refused, sets, twofold_here, write_space
 
 from orchestrator.storage import Storage
 

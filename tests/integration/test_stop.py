@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from drivers import STATUS, launched, marked, records, slow_space, statuses, steps
+from drivers import STATUS, launched, marked, slow_space, steps
 from harness import (
     draw_domains,
     folder_data,
+    records,
     sets,
+    statuses,
     twofold,
     twofold_here,
     wait_until,

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from drivers import launched, marked, records, slow_space, statuses, steps
-from harness import wait_until, with_faults
+from drivers import launched, marked, slow_space, steps
+from harness import records, statuses, wait_until, with_faults
 
 from orchestrator.storage import Storage
 

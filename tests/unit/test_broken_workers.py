@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ def record(key: str, state: Any) -> UnitRecord:
 
 @pytest.fixture
 def halt(tmp_path: Path) -> Halt:
-    return Halt(Storage(str(tmp_path)), hours=None, since=0)
+    return Halt(Storage(str(tmp_path)), since=0, until=math.inf)
 
 
 def test_a_step_ends_with_a_failed_record() -> None:

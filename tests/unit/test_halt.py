@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def test_a_stop_is_meant_for_launches_that_began_before_it(
     request_stop(storage)
     for since, over in ((99.0, True), (100.0, False), (101.0, False)):
         assert stop_requested(storage, since) == over
-        launch = Halt(storage, hours=None, since=since)
+        launch = Halt(storage, since=since, until=math.inf)
         assert launch.is_over() == launch.stop_all() == over
         assert launch.ending == (Ending.STOPPED if over else None)
 
@@ -43,7 +44,7 @@ def test_a_damaged_request_stops_nothing(content: bytes, storage: Storage) -> No
 
 
 def test_tune_ends_nothing_while_a_worker_is_at_its_step(storage: Storage) -> None:
-    launch = Halt(storage, hours=1e-15, since=0)
+    launch = Halt(storage, since=0, until=1)
     launch.trials = [FakeTrial("PENDING"), FakeTrial(), FakeTrial("TERMINATED")]
     assert launch.is_over() and not launch.stop_all() and launch.ending is Ending.BUDGET
     launch.trials[1].status = "TERMINATED"
@@ -51,7 +52,7 @@ def test_tune_ends_nothing_while_a_worker_is_at_its_step(storage: Storage) -> No
 
 
 def test_where_nothing_can_be_recorded_tune_ends_everything_at_once(storage: Storage) -> None:
-    launch = Halt(storage, hours=None, since=0)
+    launch = Halt(storage, since=0, until=math.inf)
     launch.trials = [FakeTrial()]
     assert not launch.stop_all()
     launch.fatal = "the disk is full"
@@ -59,7 +60,7 @@ def test_where_nothing_can_be_recorded_tune_ends_everything_at_once(storage: Sto
 
 
 def test_the_first_reason_stays(storage: Storage) -> None:
-    launch = Halt(storage, hours=1e-15, since=0)
+    launch = Halt(storage, since=0, until=1)
     assert launch.is_over()
     request_stop(storage)
     assert launch.is_over() and launch.ending is Ending.BUDGET
