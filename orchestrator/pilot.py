@@ -1,0 +1,187 @@
+"""The pilot behind ``twofold plan``: short units of every kind, run as the sweep runs them, and thrown away.
+
+The sweep's own driver runs units on small settings made of sampled images, with as many workers as the sweep
+will have here, so that they are in each other's way as they will be. The ledger is a scratch folder: no
+record of a pilot is ever taken for a result.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config import BudgetConfig, SweepConfig
+from orchestrator.leases import Owner
+from orchestrator.ledger import Ledger
+from orchestrator.plan import Unit
+from orchestrator.prepare import Prepared, SettingIndex
+from orchestrator.sampling import Samples
+from orchestrator.storage import Storage
+from orchestrator.work import Sizes, Work, Workload
+from trainables.configuration import Configuration
+from trainables.errors import TwofoldError
+from trainables.methods.base import Part
+from trainables.seeding import stable_hash
+from trainables.types import Setting
+
+MOST_TRAINED, MOST_TRAINED_WHOLE = 160, 48
+"""Images of S_fit that the pilot trains on, with a cached trunk and with the whole network."""
+MOST_ROWS, FEW_ROWS = 512, 64
+"""Images of every other part, where embedding them is measured and where it is not."""
+MOST_FREE = 4000
+"""Images of each part of a setting on which nothing is trained."""
+EPOCHS = 3
+WARM_UP_SEED = 10**6
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What a pilot measured.
+
+    Attributes:
+        work: some work and the wall seconds it took.
+        launch: seconds from the start of Ray until the first unit was recorded.
+        units: how many were run.
+    """
+
+    work: list[tuple[Work, float]]
+    launch: float
+    units: int
+
+
+def run_pilot(
+    config: SweepConfig, samples: Samples, settings: Sequence[Setting], units: Sequence[Unit], workers: int
+) -> Pilot:
+    """Run what measures every kind of work among ``units``.
+
+    Args:
+        config: the sweep.
+        samples: arrays of a few images of each domain.
+        settings: of the sweep.
+        units: those of which nothing is known.
+        workers: that run at once.
+
+    Raises:
+        TwofoldError: a unit fails, as it would in the sweep.
+    """
+    from orchestrator.sweep import Supervisor  # Ray takes seconds to import
+
+    stage = _Stage(samples)
+    chosen = _choose(stage, settings, units, workers)
+    with tempfile.TemporaryDirectory(prefix=".pilot-", dir=config.folder) as folder:
+        storage = Storage(folder)
+        storage.write("id", b"pilot")
+        started = time.time()
+        first: list[float] = []
+        prepared = stage.prepared(config.data.image_size)
+        with Supervisor(
+            _alone(config, workers),
+            *(prepared, storage, Owner.here(), lambda _: first.append(time.time()), chosen),
+            since=started,
+        ) as supervisor:
+            supervisor.run(chosen)
+        records = [record for unit in chosen if (record := Ledger(storage).read(unit.key)) is not None]
+    for record in records:
+        if record.state == "failed":
+            reason = (record.error or "").strip().splitlines()[-1:]
+            raise TwofoldError(f"a unit of the pilot failed, as it would in the sweep: {''.join(reason)}")
+    counted = [record for record in records if record.seed < WARM_UP_SEED]
+    return Pilot(Workload(stage.sizes).measured(counted), first[0] - started, len(chosen))
+
+
+def _alone(config: SweepConfig, workers: int) -> SweepConfig:
+    """The sweep without what would end the pilot early, or share its trials unevenly among the workers."""
+    resources = config.resources.model_copy(update={"workers": workers, "trainings_per_trial": 1})
+    changes = {"resources": resources, "scheduler": "none", "budget": BudgetConfig()}
+    return config.model_copy(update=changes)
+
+
+class _Stage:
+    """The small settings of a pilot, whose images are those of the samples, again and again.
+
+    Args:
+        samples: arrays of a few images of each domain.
+
+    Attributes:
+        sizes: key of a small setting -> its sizes.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._index: dict[str, SettingIndex] = {}
+        self.sizes: dict[str, Sizes] = {}
+
+    def place(self, unit: Unit, setting: Setting, sizes: Sizes, **changes: Any) -> Unit:
+        """A unit with the sizes given and changed hyperparameters; its key is none of the sweep's."""
+        key = f"pilot-{stable_hash([setting.key, asdict(sizes)])}"
+        if key not in self._index:
+            self._index[key] = self._setting(key, setting, sizes)
+            self.sizes[key] = sizes
+        flat = Configuration.parse({**unit.configuration, **changes}).as_dict()
+        name = stable_hash(["pilot", key, flat, unit.seed])
+        return replace(unit, key=name, setting=key, configuration=flat, bundle=name)
+
+    def prepared(self, image_size: int | None) -> Prepared:
+        """The arrays and settings of all units placed so far."""
+        return Prepared(self._samples.arrays, self._index, image_size)
+
+    def _setting(self, key: str, setting: Setting, sizes: Sizes) -> SettingIndex:
+        source, target = setting.task.source, setting.task.target
+        rows: dict[Part, np.ndarray] = {
+            "source_fit": self._rows((source, False), 0, sizes.source_fit),
+            "source_val": self._rows((source, False), sizes.source_fit, sizes.source_val),
+            "target_fit": self._rows((target, False), 0, sizes.target_fit),
+            "target_sel": self._rows((target, False), sizes.target_fit, sizes.target_sel),
+            "pseudo": self._rows((target, True), 0, sizes.target_sel),
+            "test": self._rows((target, False), sizes.target_fit + sizes.target_sel, sizes.test),
+        }
+        # Of the true normals only the number matters, and the pilot reads no label.
+        return SettingIndex(
+            key, setting.description, source, target, rows, np.ones(sizes.target_fit, dtype=bool)
+        )
+
+    def _rows(self, domain: tuple[str, bool], start: int, count: int) -> np.ndarray:
+        return np.arange(start, start + count) % self._samples.counts[domain]
+
+
+def _choose(stage: _Stage, settings: Sequence[Setting], units: Sequence[Unit], workers: int) -> list[Unit]:
+    """Short trainings of every kind, after some that warm the workers up, and free units for the rest."""
+    # What kinds a unit needs does not depend on the sizes of its setting.
+    anywhere = Workload(defaultdict(lambda: Sizes.of(settings[0])))
+    kinds = {unit.key: [part.kind for part in anywhere.of(unit)] for unit in units}
+    examples: dict[str, Unit] = {}
+    for unit in units:
+        if unit.trains:
+            examples.setdefault(kinds[unit.key][0], unit)
+    chosen: list[Unit] = []
+    for number, unit in enumerate(examples.values()):
+        chosen.extend(_trainings(stage, unit, settings[number % len(settings)]))
+    warm_up = [replace(chosen[0], seed=WARM_UP_SEED + i) for i in range(workers)] if chosen else []
+    for setting in settings:
+        covered: set[str] = set()
+        for unit in units:
+            if not unit.trains and not covered.issuperset(kinds[unit.key]):
+                covered.update(kinds[unit.key])
+                chosen.append(stage.place(unit, setting, Sizes.of(setting).capped(MOST_FREE, MOST_FREE)))
+    again = [replace(u, key=(name := stable_hash([u.key, u.seed])), bundle=name) for u in warm_up]
+    return [*again, *chosen]
+
+
+def _trainings(stage: _Stage, unit: Unit, setting: Setting) -> list[Unit]:
+    """Three trainings of a kind, from which its start, its epochs and its embedding can be told apart."""
+    whole = unit.configuration["finetune"] == "full"
+    sizes = Sizes.of(setting).capped(MOST_TRAINED_WHOLE if whole else MOST_TRAINED, MOST_ROWS)
+    few = replace(
+        sizes, **{part: min(getattr(sizes, part), FEW_ROWS) for part in ("source_val", "target_sel", "test")}
+    )
+    return [
+        stage.place(unit, setting, few, epochs=1),
+        stage.place(unit, setting, sizes, epochs=1),
+        stage.place(unit, setting, few, epochs=EPOCHS),
+    ]

@@ -1,0 +1,100 @@
+"""A sample of each domain, prepared as the sweep does it: arrays for a pilot, and the seconds they took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.config import SweepConfig
+from orchestrator.plan import Grid
+from orchestrator.prepare import (
+    ArrayName,
+    Model,
+    compute_arrays,
+    domains_of,
+    has_arrays,
+    models_of,
+    open_dataset,
+    subset,
+)
+from orchestrator.work import Work
+from trainables.cache import ArrayCache
+from trainables.types import ImageDomain, Setting
+
+SAMPLE = 112
+"""Images of a domain that a pilot encodes."""
+FIRST = 16
+"""The first of them, apart: what a domain takes whatever its size is seen from the two."""
+
+PREPARING = "decoding and encoding images"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Arrays of a few images of each domain.
+
+    Attributes:
+        arrays: as ``prepare`` names them.
+        counts: (domain, patch-shuffled) -> images of it.
+        work: what was prepared and the wall seconds that took.
+    """
+
+    arrays: Mapping[ArrayName, np.ndarray]
+    counts: Mapping[tuple[str, bool], int]
+    work: Sequence[tuple[Work, float]]
+
+
+def take_samples(config: SweepConfig, grid: Grid, settings: Sequence[Setting], scratch: Path) -> Samples:
+    """Decode and encode images from all over each domain, with an empty cache.
+
+    Args:
+        config: the sweep.
+        grid: its configurations.
+        settings: those whose domains are meant.
+        scratch: an empty folder for the cache.
+
+    Raises:
+        TwofoldError: an image or a checkpoint cannot be read.
+    """
+    domains, models = domains_of(open_dataset(config), settings), models_of(grid.configurations)
+    arrays: dict[ArrayName, np.ndarray] = {}
+    counts: dict[tuple[str, bool], int] = {}
+    work: list[tuple[Work, float]] = []
+    first = True
+    for (name, pseudo), domain in domains.items():
+        ids = [domain.ids[i] for i in np.linspace(0, len(domain.ids) - 1, SAMPLE).astype(int)]
+        ids = list(dict.fromkeys(ids))
+        if first:  # libraries are imported and the network is built
+            _compute(config, models, subset(domain, ids[-2:]), pseudo, scratch)
+            first = False
+        blocks = []
+        for some in (ids[:FIRST], ids[FIRST:]):
+            if some:
+                part = subset(domain, some)
+                started = time.perf_counter()
+                blocks.append(_compute(config, models, part, pseudo, scratch))
+                work.append((Work(PREPARING, 1, 0, len(some)), time.perf_counter() - started))
+        counts[name, pseudo] = len(ids)
+        for model in models:
+            arrays[ArrayName(*model, name, pseudo)] = np.concatenate([block[model] for block in blocks])
+    return Samples(arrays, counts, work)
+
+
+def to_prepare(config: SweepConfig, grid: Grid, settings: Sequence[Setting]) -> list[Work]:
+    """The domains that the cache does not have."""
+    models, cache = models_of(grid.configurations), ArrayCache(config.cache)
+    return [
+        Work(PREPARING, 1, 0, len(domain.ids))
+        for (_, pseudo), domain in domains_of(open_dataset(config), settings).items()
+        if not has_arrays(models, domain, pseudo, config.data.image_size, cache)
+    ]
+
+
+def _compute(
+    config: SweepConfig, models: Sequence[Model], domain: ImageDomain, pseudo: bool, scratch: Path
+) -> dict[Model, np.ndarray]:
+    return compute_arrays(models, domain, pseudo, config.data.image_size, ArrayCache(scratch))
