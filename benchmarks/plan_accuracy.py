@@ -21,6 +21,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# As the command line does, before PyTorch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from orchestrator.config import load_config
 from orchestrator.cost import predict
 from orchestrator.pipeline import estimate_sweep, make_plan
@@ -57,7 +60,7 @@ def compare(name: str, space: Path, overrides: Sequence[str], folder: Path) -> R
     loads = [os.getloadavg()[0]]
     started = time.monotonic()
     plan = make_plan(config)
-    found = estimate_sweep(config, plan)
+    found = estimate_sweep(config, plan, time.monotonic() - started)
     pilot = time.monotonic() - started
     predicted = predict(found.load, found.fixed, found.machine, found.machine.workers)
     loads.append(os.getloadavg()[0])

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from orchestrator.config import SweepConfig
 from orchestrator.cost import Fixed, Load, Machine, Rates
 from orchestrator.ledger import Ledger
@@ -54,15 +56,16 @@ class Estimator:
         config: the sweep.
         grid: its configurations.
         settings: its settings.
+        planning: seconds that making the plan took.
     """
 
-    def __init__(self, config: SweepConfig, grid: Grid, settings: Sequence[Setting]) -> None:
+    def __init__(self, config: SweepConfig, grid: Grid, settings: Sequence[Setting], planning: float) -> None:
         self._config = config
         self._grid = grid
         self._settings = settings
         self._workload = Workload({setting.key: Sizes.of(setting) for setting in settings})
         # Records of the sweep were made beside its driver and the writer of MLflow: their seconds hold it.
-        self._fixed = Fixed(driver=0)
+        self._fixed = Fixed(planning=planning, driver=0)
         self._piloted = 0
 
     def estimate(
@@ -121,7 +124,7 @@ class Estimator:
             if not unknown:
                 return list(samples.work)
             pilot = run_pilot(self._config, samples, middle, unknown, this_machine(self._config).workers)
-        self._fixed = Fixed(launch=pilot.launch)
+        self._fixed = Fixed(planning=self._fixed.planning, launch=pilot.launch)
         self._piloted = pilot.units
         return [*samples.work, *pilot.work]
 
@@ -143,8 +146,10 @@ def spend_budget(rounds: Sequence[Sequence[Unit]], most: int | None) -> list[lis
 def this_machine(config: SweepConfig) -> Machine:
     """Cores of this machine, and how many of the sweep's workers it holds."""
     cores, resources = os.cpu_count() or 1, config.resources
-    fit = max(1, cores // resources.cpus_per_worker)
-    workers = min(fit, resources.workers or fit)
+    fit = cores // resources.cpus_per_worker
+    if resources.gpus_per_worker and (gpus := torch.cuda.device_count()):
+        fit = min(fit, int(gpus / resources.gpus_per_worker))
+    workers = max(1, min(fit, resources.workers or fit))
     return Machine(cores, workers, resources.cpus_per_worker, resources.gpus_per_worker)
 
 

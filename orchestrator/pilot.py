@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from orchestrator.config import BudgetConfig, SweepConfig
 from orchestrator.leases import Owner
@@ -97,7 +98,10 @@ def run_pilot(
 
 def _alone(config: SweepConfig, workers: int) -> SweepConfig:
     """The sweep without what would end the pilot early, or share its trials unevenly among the workers."""
-    resources = config.resources.model_copy(update={"workers": workers, "trainings_per_trial": 1})
+    shares: dict[str, Any] = {"workers": workers, "trainings_per_trial": 1}
+    if not torch.cuda.is_available():  # Ray would wait for one
+        shares["gpus_per_worker"] = 0.0
+    resources = config.resources.model_copy(update=shares)
     changes = {"resources": resources, "scheduler": "none", "budget": BudgetConfig()}
     return config.model_copy(update=changes)
 

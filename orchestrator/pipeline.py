@@ -244,7 +244,9 @@ def _report_untracked(config: SweepConfig, failure: Exception, console: Console)
 
 def show_plan(config: SweepConfig, console: Console, pilot: bool = True) -> None:
     """Print counts and, with ``pilot``, what the sweep will take by a short pilot."""
+    started = time.monotonic()
     plan = make_plan(config)
+    planning = time.monotonic() - started
     left = plan.rounds.missing()
     console.print(_headline(config, plan, left), highlight=False)
     for reason, count in plan.grid.skipped.items():
@@ -256,11 +258,16 @@ def show_plan(config: SweepConfig, console: Console, pilot: bool = True) -> None
     if pilot and rounds:
         from orchestrator.plan_table import show_estimate
 
-        show_estimate(config, estimate_sweep(config, plan), console)
+        show_estimate(config, estimate_sweep(config, plan, planning), console)
 
 
-def estimate_sweep(config: SweepConfig, plan: Plan) -> Estimate:
+def estimate_sweep(config: SweepConfig, plan: Plan, planning: float) -> Estimate:
     """What the units without a record will take, by records of the others or by a short pilot.
+
+    Args:
+        config: the sweep.
+        plan: its plan.
+        planning: seconds that making the plan took.
 
     Raises:
         TwofoldError: a unit of the pilot fails.
@@ -270,7 +277,7 @@ def estimate_sweep(config: SweepConfig, plan: Plan) -> Estimate:
 
     missing = {unit.key for unit in plan.rounds.missing()}
     recorded = [unit for unit in plan.units if unit.key not in missing]
-    estimator = Estimator(config, plan.grid, plan.settings)
+    estimator = Estimator(config, plan.grid, plan.settings, planning)
     return estimator.estimate(plan.rounds.expected(), recorded, plan.ledger)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -92,6 +93,8 @@ def _notes(config: SweepConfig, found: Estimate) -> list[str]:
             f"Other processes were at work (load {found.busy:.1f} on {machine.cores} cores); the sweep is "
             "taken to meet the same."
         )
+    if machine.gpus and not torch.cuda.is_available():
+        notes.append("This machine has no GPU: the pilot and the times are those of its CPU.")
     if config.search == "optuna":
         notes.append("What Optuna will draw is not known; random draws from the same space stand in for it.")
     if config.scheduler != "none":

@@ -14,15 +14,16 @@ from orchestrator.plan import Grid
 from orchestrator.prepare import (
     ArrayName,
     Model,
-    compute_arrays,
+    are_cached,
+    domain_arrays,
     domains_of,
-    has_arrays,
     models_of,
     open_dataset,
     subset,
 )
 from orchestrator.work import Work
 from trainables.cache import ArrayCache
+from trainables.extract import InProcess
 from trainables.types import ImageDomain, Setting
 
 SAMPLE = 112
@@ -61,22 +62,24 @@ def take_samples(config: SweepConfig, grid: Grid, settings: Sequence[Setting], s
         TwofoldError: an image or a checkpoint cannot be read.
     """
     domains, models = domains_of(open_dataset(config), settings), models_of(grid.configurations)
+    cache, encode = ArrayCache(scratch), InProcess()
+
+    def prepare(domain: ImageDomain, pseudo: bool, ids: Sequence[str]) -> dict[Model, np.ndarray]:
+        some = subset(domain, ids)
+        return domain_arrays(models, some, pseudo, config.data.image_size, cache, encode)
+
     arrays: dict[ArrayName, np.ndarray] = {}
     counts: dict[tuple[str, bool], int] = {}
     work: list[tuple[Work, float]] = []
-    first = True
     for (name, pseudo), domain in domains.items():
-        ids = [domain.ids[i] for i in np.linspace(0, len(domain.ids) - 1, SAMPLE).astype(int)]
-        ids = list(dict.fromkeys(ids))
-        if first:  # libraries are imported and the network is built
-            _compute(config, models, subset(domain, ids[-2:]), pseudo, scratch)
-            first = False
+        ids = _spread(domain.ids, SAMPLE)
+        if not work:  # libraries are imported and the network is built
+            prepare(domain, pseudo, ids[-2:])
         blocks = []
         for some in (ids[:FIRST], ids[FIRST:]):
             if some:
-                part = subset(domain, some)
                 started = time.perf_counter()
-                blocks.append(_compute(config, models, part, pseudo, scratch))
+                blocks.append(prepare(domain, pseudo, some))
                 work.append((Work(PREPARING, 1, 0, len(some)), time.perf_counter() - started))
         counts[name, pseudo] = len(ids)
         for model in models:
@@ -86,15 +89,15 @@ def take_samples(config: SweepConfig, grid: Grid, settings: Sequence[Setting], s
 
 def to_prepare(config: SweepConfig, grid: Grid, settings: Sequence[Setting]) -> list[Work]:
     """The domains that the cache does not have."""
-    models, cache = models_of(grid.configurations), ArrayCache(config.cache)
+    models, cache = models_of(grid.configurations), ArrayCache(config.cache, 1e9 * config.cache_gb)
     return [
         Work(PREPARING, 1, 0, len(domain.ids))
         for (_, pseudo), domain in domains_of(open_dataset(config), settings).items()
-        if not has_arrays(models, domain, pseudo, config.data.image_size, cache)
+        if not are_cached(models, domain, pseudo, config.data.image_size, cache)
     ]
 
 
-def _compute(
-    config: SweepConfig, models: Sequence[Model], domain: ImageDomain, pseudo: bool, scratch: Path
-) -> dict[Model, np.ndarray]:
-    return compute_arrays(models, domain, pseudo, config.data.image_size, ArrayCache(scratch))
+def _spread(ids: Sequence[str], count: int) -> list[str]:
+    """At most ``count`` ids from all over a domain."""
+    positions = np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(int)
+    return [ids[position] for position in positions]

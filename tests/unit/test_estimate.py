@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import orchestrator.estimate
@@ -80,7 +81,7 @@ def without_images(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_records_of_the_sweep_are_enough(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     without_images(monkeypatch)
     left = plan(SETTINGS[:2])
-    estimator = Estimator(config(), enumerate_grid(config()), SETTINGS)
+    estimator = Estimator(config(), enumerate_grid(config()), SETTINGS, 1.0)
     found = estimator.estimate([left], plan(SETTINGS[2:]), ledger)
     assert found.piloted == 0 and found.images == 0 and found.fixed.driver == 0
     # In each setting: one Ray trial with the training, one with the two trusted sets of four free units.
@@ -94,7 +95,9 @@ def test_records_of_the_sweep_are_enough(ledger: Ledger, monkeypatch: pytest.Mon
 
 def test_nothing_left_needs_no_pilot(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     without_images(monkeypatch)
-    found = Estimator(config(), enumerate_grid(config()), SETTINGS).estimate([], plan(SETTINGS[2:]), ledger)
+    found = Estimator(config(), enumerate_grid(config()), SETTINGS, 1.0).estimate(
+        [], plan(SETTINGS[2:]), ledger
+    )
     assert found.load.units == 0 and found.load.useful_workers == 0
 
 
@@ -104,7 +107,7 @@ def test_what_no_record_tells_is_piloted(ledger: Ledger, monkeypatch: pytest.Mon
     asked: list[Unit] = []
     monkeypatch.setattr(Estimator, "_pilot", lambda _, unknown: asked.extend(unknown) or [])
     space = [*SPACE, {"alignment": "identity", "clusterer": "kmeans", "k": 5, "score": "mahalanobis"}]
-    estimator = Estimator(config(space=space), enumerate_grid(config(space=space)), SETTINGS)
+    estimator = Estimator(config(space=space), enumerate_grid(config(space=space)), SETTINGS, 1.0)
     with pytest.raises(TwofoldError, match="score mahalanobis of efficientnet_lite0"):
         estimator.estimate([plan(SETTINGS[:2], space=space)], plan(SETTINGS[2:]), ledger)
     assert [unit.configuration["score"] for unit in asked] == ["mahalanobis"] * 2
@@ -126,11 +129,14 @@ def test_a_pilot_takes_the_setting_of_middle_size() -> None:
 
 def test_workers_here_are_those_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     two = {"cpus_per_worker": 2, "gpus_per_worker": 0.5}
     assert this_machine(config(resources=two)) == Machine(8, 4, 2, 0.5)
     assert this_machine(config(resources={**two, "workers": 3})).workers == 3
     assert this_machine(config(resources={**two, "workers": 64})).workers == 4
     assert this_machine(config(resources={"cpus_per_worker": 16})).workers == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert this_machine(config(resources=two)).workers == 2
 
 
 ESTIMATE = Estimate(
@@ -159,11 +165,12 @@ def test_the_table_has_a_row_for_every_useful_number_of_workers() -> None:
     assert "cost" not in text and "GPU-hours" not in text and "load 0.1" not in text
 
 
-def test_prices_and_gpus_get_their_columns() -> None:
+def test_prices_and_gpus_get_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     text = shown(
         prices={"currency": "CHF", "worker_hour": 1.0, "gpu_hour": 2.0}, resources={"gpus_per_worker": 0.5}
     )
-    assert "cost, CHF" in text and "GPU-hours" in text
+    assert "cost, CHF" in text and "GPU-hours" in text and "This machine has no GPU" in text
     for row in rows(text):
         hours, gpu, cost = map(float, row[3:])
         assert gpu == pytest.approx(hours / 2, abs=0.011)
