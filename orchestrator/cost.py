@@ -20,7 +20,7 @@ from orchestrator.config import PriceConfig
 from orchestrator.work import Work
 from trainables.errors import TwofoldError
 
-SMALLEST_SPREAD = 0.1
+SMALLEST_SPREAD = 0.15
 """Relative uncertainty where measurements agree better than a machine does with itself from hour to hour."""
 
 

@@ -69,7 +69,7 @@ def run_pilot(
         workers: that run at once.
 
     Raises:
-        TwofoldError: a unit fails, as it would in the sweep.
+        TwofoldError: a unit fails.
     """
     from orchestrator.sweep import Supervisor  # Ray takes seconds to import
 
@@ -91,7 +91,7 @@ def run_pilot(
     for record in records:
         if record.state == "failed":
             reason = (record.error or "").strip().splitlines()[-1:]
-            raise TwofoldError(f"a unit of the pilot failed, as it would in the sweep: {''.join(reason)}")
+            raise TwofoldError(f"a unit of the pilot failed: {''.join(reason)}")
     counted = [record for record in records if record.seed < WARM_UP_SEED]
     return Pilot(Workload(stage.sizes).measured(counted), first[0] - started, len(chosen))
 
@@ -180,7 +180,8 @@ def _choose(stage: _Stage, settings: Sequence[Setting], units: Sequence[Unit], w
 def _trainings(stage: _Stage, unit: Unit, setting: Setting) -> list[Unit]:
     """Three trainings of a kind, from which its start, its epochs and its embedding can be told apart."""
     whole = unit.configuration["finetune"] == "full"
-    sizes = Sizes.of(setting).capped(MOST_TRAINED_WHOLE if whole else MOST_TRAINED, MOST_ROWS)
+    most = max(MOST_ROWS, unit.configuration.get("k", 1))
+    sizes = Sizes.of(setting).capped(MOST_TRAINED_WHOLE if whole else MOST_TRAINED, most)
     few = replace(
         sizes, **{part: min(getattr(sizes, part), FEW_ROWS) for part in ("source_val", "target_sel", "test")}
     )

@@ -27,7 +27,7 @@ from trainables.extract import InProcess
 from trainables.types import ImageDomain, Setting
 
 SAMPLE = 112
-"""Images of a domain that a pilot encodes."""
+"""Images of a domain that a pilot encodes, or more where a K-means needs them."""
 FIRST = 16
 """The first of them, apart: what a domain takes whatever its size is seen from the two."""
 
@@ -68,11 +68,13 @@ def take_samples(config: SweepConfig, grid: Grid, settings: Sequence[Setting], s
         some = subset(domain, ids)
         return domain_arrays(models, some, pseudo, config.data.image_size, cache, encode)
 
+    # K-means finds no more clusters than there are different images.
+    clusters = max(configuration.as_dict().get("k", 1) for configuration in grid.configurations)
     arrays: dict[ArrayName, np.ndarray] = {}
     counts: dict[tuple[str, bool], int] = {}
     work: list[tuple[Work, float]] = []
     for (name, pseudo), domain in domains.items():
-        ids = _spread(domain.ids, SAMPLE)
+        ids = _spread(domain.ids, max(SAMPLE, clusters))
         if not work:  # libraries are imported and the network is built
             prepare(domain, pseudo, ids[-2:])
         blocks = []

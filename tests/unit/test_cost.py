@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import PriceConfig
-from orchestrator.cost import Fixed, Load, Machine, Rates, list_schedule, predict, worker_counts
+from orchestrator.cost import (
+    SMALLEST_SPREAD,
+    Fixed,
+    Load,
+    Machine,
+    Rates,
+    list_schedule,
+    predict,
+    worker_counts,
+)
 from orchestrator.work import Work
 from trainables.errors import TwofoldError
 
@@ -58,7 +67,9 @@ def test_the_spread_is_that_of_the_kinds_by_their_share() -> None:
     steady = [(Work("steady", rows=n), float(n)) for n in (1, 2, 3)]
     noisy = [(Work("noisy", rows=1), value) for value in (0.5, 1.5)]
     rates = Rates(steady + noisy)
-    assert rates.spread([Work("steady", rows=5)]) == pytest.approx(0.1)  # no machine is steadier than that
+    assert rates.spread([Work("steady", rows=5)]) == pytest.approx(
+        SMALLEST_SPREAD
+    )  # no machine is steadier than that
     alone = rates.spread([Work("noisy", rows=5)])
     assert alone > 0.3
     half = [Work("noisy", rows=5), Work("steady", rows=rates.seconds(Work("noisy", rows=5)))]
@@ -84,7 +95,7 @@ def test_a_prediction_by_hand() -> None:
     running = (3 + 2 + 2 * 1.0) + (1 + 1.0)
     around = 1 + 10 + 5 + 3 + 2 + 20 * 0.05
     assert found.seconds == pytest.approx(running + around)
-    assert found.high - found.seconds == pytest.approx(0.2 * running + 0.1 * around)
+    assert found.high - found.seconds == pytest.approx(0.2 * running + SMALLEST_SPREAD * around)
     assert found.seconds - found.low == pytest.approx(found.high - found.seconds)
     assert found.worker_hours == pytest.approx(2 * found.seconds / 3600)
     assert found.gpu_hours == pytest.approx(found.seconds / 3600)
