@@ -23,8 +23,8 @@ from trainables.errors import TwofoldError
 if TYPE_CHECKING:
     from orchestrator.pipeline import Outcome
 
-# Before PyTorch is imported: its threads otherwise wait for each other by spinning, which takes the core from the
-# one that is waited for wherever a core has something else to do. Encoding then takes ten times as long.
+# Before PyTorch is imported. Its threads otherwise wait for each other by spinning, which keeps the one that
+# is waited for off its core where cores have something else to do: encoding then takes ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(

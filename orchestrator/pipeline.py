@@ -182,28 +182,34 @@ def _run(
 ) -> tuple[bool, bool]:
     """Prepare, run and log; say whether a stop was asked for, and whether the logging stopped early."""
     set_ray_environment(address)
-    from orchestrator.sweep import Ended, Supervisor
-    from orchestrator.tracking import BackgroundTracker
+    from orchestrator.ray_start import RaySession
 
     launched = time.time()
-    prepared = prepare(config, plan.grid, plan.settings)
-    console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
-    tracker = BackgroundTracker(_outbox(config, plan, owner))
-    total = plan.rounds.most - len(plan.units) + len(left)
-    with SweepProgress(console, min(total, config.budget.units or total)) as progress:
+    with RaySession(config, address) as session:
+        from orchestrator.encoding_workers import encoding_workers
+        from orchestrator.sweep import Ended, Supervisor
+        from orchestrator.tracking import BackgroundTracker
 
-        def on_ended(ended: Ended) -> None:
-            tracker.put([*ended.done, *ended.failed])
-            progress.advance(len(ended.done), len(ended.failed))
+        with encoding_workers(config, session, address) as encode:
+            prepared = prepare(config, plan.grid, plan.settings, encode)
+        console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
+        session.wait()
+        tracker = BackgroundTracker(_outbox(config, plan, owner))
+        total = plan.rounds.most - len(plan.units) + len(left)
+        with SweepProgress(console, min(total, config.budget.units or total)) as progress:
 
-        try:
-            with Supervisor(
-                config, prepared, plan.storage, owner, on_ended, plan.units, address, since=launched
-            ) as supervisor:
+            def on_ended(ended: Ended) -> None:
+                tracker.put([*ended.done, *ended.failed])
+                progress.advance(len(ended.done), len(ended.failed))
+
+            try:
+                supervisor = Supervisor(
+                    config, prepared, plan.storage, owner, on_ended, plan.units, since=launched
+                )
                 ending = _run_rounds(config, plan, left, owner, supervisor)
-        finally:
-            # Also when interrupted: a database that is left while it is created cannot be used again.
-            failure = tracker.close()
+            finally:
+                # Also when interrupted: a database that is left while it is created cannot be used again.
+                failure = tracker.close()
     if ending != "complete":
         console.print(_ENDINGS[ending])
     if failure is not None:

@@ -256,7 +256,7 @@ def domain_arrays(
     cache: ArrayCache,
     encode: Encode,
 ) -> dict[Model, np.ndarray]:
-    """Every array of one domain: the images where a whole network is trained, the rest in as few passes as can be."""
+    """Every array of one domain: images where a whole network is trained, the rest in few passes."""
     arrays: dict[Model, np.ndarray] = {}
     outputs: dict[Model, Output] = {}
     for kind, name in models:

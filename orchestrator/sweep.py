@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 import ray
@@ -28,7 +27,6 @@ from orchestrator.leases import Leases, Owner
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Unit, default_configuration, group_units
 from orchestrator.prepare import Prepared
-from orchestrator.ray_start import start_ray
 from orchestrator.stop import POLL_SECONDS
 from orchestrator.stopping import Board
 from orchestrator.storage import Storage
@@ -48,9 +46,7 @@ class Ended:
 
 
 class Supervisor:
-    """Runs units on Ray until each has a record, the budget is spent or somebody asks to stop.
-
-    Ray is connected to, or started here, for as long as the block of a ``with`` lasts.
+    """Runs units on Ray, which has started, until each has a record, the budget is spent or it is stopped.
 
     Args:
         config: the sweep.
@@ -58,7 +54,6 @@ class Supervisor:
         storage: where the ledger is.
         on_ended: hears of units as they end, whichever driver ran them.
         known: units planned so far, recorded or not.
-        address: Ray cluster; None = this machine.
         since: when the launch began, in seconds since the epoch; a stop may be asked for while it prepares.
     """
 
@@ -70,8 +65,6 @@ class Supervisor:
         owner: Owner,
         on_ended: Callable[[Ended], None],
         known: Sequence[Unit],
-        address: str | None = None,
-        *,
         since: float,
     ) -> None:
         self._config = config
@@ -83,25 +76,14 @@ class Supervisor:
         self._owner = owner
         self._on_ended = on_ended
         self._known = known
-        self._address = address
         self._told: set[str] = set()
         self._since = since
         self._until = math.inf if config.budget.hours is None else time.time() + 3600 * config.budget.hours
         self._halt = Halt(storage, since, self._until)
         self._fits = 0
         self._blamed = False
-
-    def __enter__(self) -> Supervisor:
-        self._started = start_ray(self._config, self._address)
-        self._prepared_ref = ray.put(self._prepared)
+        self._prepared_ref = ray.put(prepared)
         self._judge = self._make_judge()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._started:
-            ray.shutdown()
 
     def run(self, units: Sequence[Unit]) -> Ending:
         """Run units that have no record.

@@ -95,7 +95,7 @@ class ArrayCache:
         return stored if stored is not None else self.write(kind, content, compute())
 
     def read(self, kind: str, content: Mapping[str, Any]) -> np.ndarray | None:
-        """The read-only, memory-mapped array described by ``content``, or None where it is absent or damaged."""
+        """The read-only, memory-mapped array of ``content``, or None where it is absent or damaged."""
         path = self._path(kind, content)
         stored = _read(path)
         if stored is not None:
@@ -113,7 +113,7 @@ class ArrayCache:
         """
         path = self._path(kind, content)
         try:
-            # A power cut costs an entry its hash, and then it is computed again: no need to wait for the disk.
+            # No need to wait for the disk: what a power cut damages has a wrong hash, and is computed again.
             write_atomically(path.with_suffix(".json"), lambda p: _write_json(p, content), durable=False)
             write_atomically(path, lambda p: _write(p, np.ascontiguousarray(array)), durable=False)
         except OSError as error:
@@ -138,7 +138,7 @@ class ArrayCache:
             if excess <= 0 or entry.used > time.time() - IN_USE_SECONDS:
                 break
             if entry.path not in self._used:
-                # Whoever maps it keeps its content. The description goes first: without an array it says nothing.
+                # Whoever maps it keeps its content.
                 entry.path.with_suffix(".json").unlink(missing_ok=True)
                 entry.path.unlink(missing_ok=True)
                 excess -= entry.size

@@ -23,7 +23,7 @@ from trainables.networks import Pretrained, best_device, unit_rows
 from trainables.types import ImageDomain
 
 Tap = Literal["trunk", "pooled", "features"]
-"""Where a network's output is taken: activations before its last stage, pooled, or pooled and L2-normalised."""
+"""Where an output is taken: activations before the last stage, pooled, or pooled and L2-normalised."""
 
 PIXELS_PER_BATCH = {"cpu": 400_000, "cuda": 16_000_000}
 """Measured on a CPU (benchmarks/preparation.py), where a larger batch leaves the caches; a guess on a GPU."""

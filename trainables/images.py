@@ -78,6 +78,7 @@ def decode(
     Raises:
         TwofoldError: the domain is empty or one of its images cannot be read.
     """
+
     def compute() -> np.ndarray:
         size = transform.size
         images = scratch_array(cache.root, (len(domain.ids), size, size, 3), np.uint8)
@@ -93,7 +94,7 @@ def decode(
 def decoded_batches(
     domain: ImageDomain, transform: ImageTransform, size: int, shuffled: bool = False
 ) -> Generator[np.ndarray, None, None]:
-    """Decode a domain in batches of ``size`` images, (b, s, s, 3) uint8; threads decode the next ones meanwhile.
+    """Decode a domain in batches (b, s, s, 3) uint8 of ``size`` images; threads work on the next ones.
 
     Raises:
         TwofoldError: the domain is empty or one of its images cannot be read.

@@ -77,7 +77,11 @@ def _keep_layout_of_gradient(_module: nn.Module, _inputs: object, output: Any) -
     Pooling gives it another layout, in which the layers before take up to twenty times as long.
     """
     if isinstance(output, torch.Tensor) and output.ndim == 4 and output.requires_grad:
-        output.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+        output.register_hook(_channels_last)  # type: ignore[no-untyped-call]
+
+
+def _channels_last(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +193,7 @@ def _cut(pretrained: Pretrained, finetune: Finetune) -> tuple[nn.Module, nn.Modu
     """
     normalise, network = pretrained.normalisation(), pretrained.build().eval()
     trunk: nn.Module
+    body: nn.Module
     if finetune == "full":
         trunk, body = nn.Identity(), nn.Sequential(normalise, network)
     elif finetune == "head":

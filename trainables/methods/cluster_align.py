@@ -232,7 +232,7 @@ class _Training(Training):
         return self._method.precision == "bfloat16"
 
     def _drawn(self, part: Part, positions: np.ndarray) -> torch.Tensor:
-        """Inputs of a batch; on a GPU from a part that stays there, where a quarter of its free memory holds it."""
+        """Inputs of a batch; on a GPU of a part that stays there, if its free memory holds it four times."""
         rows = self._inputs.arrays.inputs[part]
         if self._device.type != "cuda":
             return self._tensor(rows, positions)

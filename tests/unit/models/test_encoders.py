@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from trainables import networks
 from trainables.cache import ArrayCache
 from trainables.encoders.base import build_encoder, encode_domain
-from trainables.extract import PIXELS_PER_BATCH, TappedNetwork
 from trainables.errors import NonFinite, TwofoldError, UnknownName
+from trainables.extract import PIXELS_PER_BATCH, TappedNetwork
 from trainables.types import ImageDomain
 
 DAISY = 985  # ImageNet class
