@@ -34,7 +34,8 @@ class Fixed:
         importing: libraries, at the start of the command.
         planning: drawing the settings and enumerating the units.
         preparing: until the arrays are there.
-        launch: Ray and the first workers, until the first unit begins.
+        starting: importing and starting Ray, beside the preparation.
+        launch: the first workers, until the first unit is recorded.
         refit: a further round of Optuna: new workers.
         trial: of a worker, for each Ray trial.
         unit: of a worker, for each record.
@@ -47,7 +48,8 @@ class Fixed:
     importing: float = 2.5
     planning: float = 3.0
     preparing: float = 0.0
-    launch: float = 10.0
+    starting: float = 6.0
+    launch: float = 8.0
     refit: float = 6.0
     trial: float = 0.05
     unit: float = 0.006
@@ -181,7 +183,9 @@ def predict(
     running = _running(load, fixed, machine, workers)
     around = fixed.importing + fixed.planning + fixed.concluding + fixed.concluding_unit * load.units
     if load.units:
-        around += fixed.preparing + fixed.launch + fixed.refit * (len(load.rounds) - 1)
+        # Both are the driver's, which has all cores of its machine.
+        around += max(fixed.starting, fixed.preparing + fixed.starting / machine.cores)
+        around += fixed.launch + fixed.refit * (len(load.rounds) - 1)
     wall = around + running
     margin = load.spread * running + SMALLEST_SPREAD * around
     hours = workers * wall / 3600

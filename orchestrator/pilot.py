@@ -47,11 +47,13 @@ class Pilot:
 
     Attributes:
         work: some work and the wall seconds it took.
-        launch: seconds from the start of Ray until the first unit was recorded.
+        starting: wall seconds to import and start Ray.
+        launch: wall seconds from then until the first unit was recorded.
         units: how many were run.
     """
 
     work: list[tuple[Work, float]]
+    starting: float
     launch: float
     units: int
 
@@ -71,29 +73,40 @@ def run_pilot(
     Raises:
         TwofoldError: a unit fails.
     """
-    from orchestrator.sweep import Supervisor  # Ray takes seconds to import
-
     stage = _Stage(samples)
     chosen = _choose(stage, settings, units, workers)
     with tempfile.TemporaryDirectory(prefix=".pilot-", dir=config.folder) as folder:
         storage = Storage(folder)
         storage.write("id", b"pilot")
-        started = time.time()
-        first: list[float] = []
         prepared = stage.prepared(config.data.image_size)
-        with Supervisor(
-            _alone(config, workers),
-            *(prepared, storage, Owner.here(), lambda _: first.append(time.time()), chosen),
-            since=started,
-        ) as supervisor:
-            supervisor.run(chosen)
+        starting, launch = _run(_alone(config, workers), prepared, storage, chosen)
         records = [record for unit in chosen if (record := Ledger(storage).read(unit.key)) is not None]
     for record in records:
         if record.state == "failed":
             reason = (record.error or "").strip().splitlines()[-1:]
             raise TwofoldError(f"a unit of the pilot failed: {''.join(reason)}")
     counted = [record for record in records if record.seed < WARM_UP_SEED]
-    return Pilot(Workload(stage.sizes).measured(counted), first[0] - started, len(chosen))
+    return Pilot(Workload(stage.sizes).measured(counted), starting, launch, len(chosen))
+
+
+def _run(
+    config: SweepConfig, prepared: Prepared, storage: Storage, units: Sequence[Unit]
+) -> tuple[float, float]:
+    """Run units; return the seconds until Ray was there, and from then until the first record."""
+    began = time.time()
+    from orchestrator.ray_start import RaySession  # importing Ray is a part of its start
+    from orchestrator.sweep import Ended, Supervisor
+
+    ended: list[float] = []
+
+    def on_ended(_: Ended) -> None:
+        ended.append(time.time())
+
+    with RaySession(config, None) as session:
+        session.wait()
+        ready = time.time()
+        Supervisor(config, prepared, storage, Owner.here(), on_ended, units, since=began).run(units)
+    return ready - began, ended[0] - ready
 
 
 def _alone(config: SweepConfig, workers: int) -> SweepConfig:
@@ -155,26 +168,33 @@ class _Stage:
 
 
 def _choose(stage: _Stage, settings: Sequence[Setting], units: Sequence[Unit], workers: int) -> list[Unit]:
-    """Short trainings of every kind, after some that warm the workers up, and free units for the rest."""
+    """Units that need every kind of work that ``units`` need; the first ones warm the workers up."""
     # What kinds a unit needs does not depend on the sizes of its setting.
     anywhere = Workload(defaultdict(lambda: Sizes.of(settings[0])))
-    kinds = {unit.key: [part.kind for part in anywhere.of(unit)] for unit in units}
-    examples: dict[str, Unit] = {}
-    for unit in units:
-        if unit.trains:
-            examples.setdefault(kinds[unit.key][0], unit)
-    chosen: list[Unit] = []
-    for number, unit in enumerate(examples.values()):
-        chosen.extend(_trainings(stage, unit, settings[number % len(settings)]))
-    warm_up = [replace(chosen[0], seed=WARM_UP_SEED + i) for i in range(workers)] if chosen else []
+    kinds = {unit.key: {part.kind for part in anywhere.of(unit)} for unit in units}
+    free: list[Unit] = []
     for setting in settings:
         covered: set[str] = set()
         for unit in units:
-            if not unit.trains and not covered.issuperset(kinds[unit.key]):
-                covered.update(kinds[unit.key])
-                chosen.append(stage.place(unit, setting, Sizes.of(setting).capped(MOST_FREE, MOST_FREE)))
-    again = [replace(u, key=(name := stable_hash([u.key, u.seed])), bundle=name) for u in warm_up]
-    return [*again, *chosen]
+            if not unit.trains and not kinds[unit.key] <= covered:
+                covered |= kinds[unit.key]
+                free.append(stage.place(unit, setting, Sizes.of(setting).capped(MOST_FREE, MOST_FREE)))
+    covered = {part.kind for unit in free for part in anywhere.of(unit)}
+    trained: list[Unit] = []
+    for unit in units:
+        if unit.trains and not kinds[unit.key] <= covered:
+            setting = settings[len(trained) % len(settings)]
+            known = anywhere.of(unit)[0].kind in covered
+            trained.extend(_trainings(stage, unit, setting)[: 1 if known else None])
+            covered |= kinds[unit.key]
+    chosen = [*trained, *free]
+    return [*(_warm_up(chosen[0], number) for number in range(workers)), *chosen]
+
+
+def _warm_up(unit: Unit, number: int) -> Unit:
+    """The same unit once more, in a bundle of its own."""
+    name = stable_hash([unit.key, "warm-up", number])
+    return replace(unit, seed=WARM_UP_SEED + number, key=name, bundle=name)
 
 
 def _trainings(stage: _Stage, unit: Unit, setting: Setting) -> list[Unit]:
@@ -186,7 +206,7 @@ def _trainings(stage: _Stage, unit: Unit, setting: Setting) -> list[Unit]:
         sizes, **{part: min(getattr(sizes, part), FEW_ROWS) for part in ("source_val", "target_sel", "test")}
     )
     return [
-        stage.place(unit, setting, few, epochs=1),
         stage.place(unit, setting, sizes, epochs=1),
+        stage.place(unit, setting, few, epochs=1),
         stage.place(unit, setting, few, epochs=EPOCHS),
     ]

@@ -86,14 +86,15 @@ def test_trials_start_in_their_order_on_the_worker_that_is_free_first() -> None:
 
 
 def test_a_prediction_by_hand() -> None:
-    start = replace(NOTHING, planning=1, preparing=10, launch=5, refit=3, concluding=2)
+    start = replace(NOTHING, planning=1, preparing=10, starting=6, launch=5, refit=3, concluding=2)
     fixed = replace(start, trial=0.5, unit=0.1, tracked=0.01, concluding_unit=0.05)
     load = Load([[4.0, 3.0, 2.0], [1.0]], units=20, spread=0.2)
     prices = PriceConfig(currency="EUR", worker_hour=0.5, gpu_hour=4)
     found = predict(load, fixed, Machine(cores=64, workers=2, gpus=0.5), 2, prices)
     # 20 units in 4 trials: 0.5 s a trial and, on the mean, 0.5 s for the records of each.
     running = (3 + 2 + 2 * 1.0) + (1 + 1.0)
-    around = 1 + 10 + 5 + 3 + 2 + 20 * 0.05
+    # Ray starts beside the preparation, for one of whose 64 cores it takes 6 s.
+    around = 1 + (10 + 6 / 64) + 5 + 3 + 2 + 20 * 0.05
     assert found.seconds == pytest.approx(running + around)
     assert found.high - found.seconds == pytest.approx(0.2 * running + SMALLEST_SPREAD * around)
     assert found.seconds - found.low == pytest.approx(found.high - found.seconds)
