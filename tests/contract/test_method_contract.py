@@ -480,3 +480,20 @@ def test_numbers_out_of_range_are_refused(name: str) -> None:
         for value in (-1, float("nan"), float("inf"), "much"):
             with pytest.raises(ValueError, match=field):
                 METHODS.get(name)(**{field: value})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("finetune", ["full", "last_stage"])
+def test_bfloat16_follows_float32(name: str, finetune: str, backbone: str) -> None:
+    """Eight bits of precision in the forward pass: near, not equal; what is kept is float32."""
+    given = inputs("mmd", finetune, backbone)
+    exact, reduced = (start(backbone, given, finetune=finetune, precision=p) for p in ("float32", "bfloat16"))
+    for one, other in zip(fit(exact), fit(reduced), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.1)
+        assert one["loss"] != other["loss"]
+    assert {str(value.dtype) for value in reduced.state().values() if value.is_floating_point()} == {
+        "torch.float32"
+    }
+    embeddings = reduced.embed("test")
+    assert embeddings.dtype == np.float32
+    assert ((embeddings * exact.embed("test")).sum(axis=1) > 0.99).all()

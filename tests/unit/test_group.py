@@ -14,6 +14,7 @@ import torch
 from small_group import ENCODER, NORMAL, OTHER, ROWS, Kept, trained, unit
 
 from orchestrator.checkpoints import Checkpoints, Pace, pack, unpack
+from orchestrator.embedded import diagnose
 from orchestrator.group import GroupRun, Progress, stage_a_proxies
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.plan import Unit, group_units
@@ -538,3 +539,16 @@ def test_a_halved_training_goes_on_at_half(
     steps = steps_of(prepared, [member], kept)
     assert [step.epoch for step in steps] == [3, 0]
     assert expected.batch_size == 4 and equal(steps[-1].finished[0], expected)
+
+
+@pytest.mark.parametrize(("n", "e"), [(9, 30), (30, 9), (12, 12)])
+def test_diagnostics_are_those_of_the_singular_values(n: int, e: int) -> None:
+    embeddings = np.random.default_rng(0).normal(size=(n, e)).astype(np.float32)
+    centre = embeddings.mean(axis=0) + 0.1
+    values = np.linalg.svd(embeddings - embeddings.mean(axis=0), compute_uv=False)
+    share = values / values.sum()
+    entropy = -sum(p * np.log(p) for p in share if p > 0)
+    distances = [float(((row - centre) ** 2).sum()) for row in embeddings]
+    found = diagnose(embeddings, centre, "_x")
+    assert found["effective_rank_x"] == pytest.approx(np.exp(entropy), rel=1e-4)
+    assert found["score_variation_x"] == pytest.approx(np.std(distances) / np.mean(distances), rel=1e-4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
+from torch.nn import functional as F
 from torchvision import models
 
 from trainables import networks
@@ -262,3 +265,49 @@ def test_unknown_finetune_suggests_the_nearest() -> None:
 def test_embedding_without_dimensions_is_refused() -> None:
     with pytest.raises(TwofoldError, match="embedding_dim"):
         build_backbone(NAME, "head", 0, SIZE, seed=0)
+
+
+class Recorder(torch.autograd.Function):
+    """Passes its input on, and notes whether the gradient that comes back is channels_last."""
+
+    layouts: ClassVar[list[bool]] = []
+
+    @staticmethod
+    def forward(_context: object, maps: torch.Tensor) -> torch.Tensor:
+        return maps.view_as(maps)
+
+    @staticmethod
+    def backward(_context: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        Recorder.layouts.append(gradient.is_contiguous(memory_format=torch.channels_last))
+        return gradient
+
+
+class Watched(nn.Module):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        recorded: torch.Tensor = Recorder.apply(maps)  # type: ignore[no-untyped-call]
+        return recorded
+
+
+def test_gradients_of_maps_are_channels_last_and_right() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), Watched(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+    plain, tail = copy.deepcopy(layers), Tail(layers).to(memory_format=torch.channels_last)
+    images = torch.rand(5, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    Recorder.layouts.clear()
+    torch.autograd.backward(tail(images.contiguous(memory_format=torch.channels_last))[:, :3].sum())
+    assert Recorder.layouts == [True]
+    torch.autograd.backward(F.normalize(plain(images), dim=1)[:, :3].sum())
+    assert Recorder.layouts == [True, False], "without the tail, pooling gives the gradient another layout"
+    for one, other in zip(tail.parameters(), plain.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None
+        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_trainings_share_no_weights_though_the_network_is_built_once() -> None:
+    one, two = (build_backbone(NAME, "last_stage", None, SIZE, seed=0) for _ in range(2))
+    before = [weight.clone() for weight in two.tail.parameters()]
+    with torch.no_grad():
+        for weight in one.tail.parameters():
+            weight.add_(1)
+    assert all(torch.equal(a, b) for a, b in zip(before, two.tail.parameters(), strict=True))
+    three = build_backbone(NAME, "last_stage", None, SIZE, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, three.tail.parameters(), strict=True))
