@@ -87,7 +87,7 @@ def _notes(config: SweepConfig, found: Estimate) -> list[str]:
         notes.append("The records of this sweep tell what its units take; no pilot was needed.")
     if found.images:
         preparing = duration(found.fixed.preparing)
-        notes.append(f"To prepare: {found.images} images, {preparing}; the cache has the others.")
+        notes.append(f"To prepare: {found.images} images that the cache does not have, {preparing}.")
     if found.pilot_seconds >= 1 and found.busy > BUSY_SHARE * machine.cores:
         notes.append(
             f"Other processes were at work (load {found.busy:.1f} on {machine.cores} cores); the sweep is "

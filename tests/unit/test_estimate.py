@@ -160,7 +160,7 @@ def rows(text: str) -> list[list[str]]:
 def test_the_table_has_a_row_for_every_useful_number_of_workers() -> None:
     text = shown()
     assert [row[0] for row in rows(text)] == ["1", "2 (this machine)", "4", "8", "16"]
-    assert "9 short units, whose results are thrown away" in text and "500 images, 30 s" in text
+    assert "9 short units, whose results are thrown away" in text and "500 images that the cache does not have, 30 s" in text
     assert "Above 2, workers run on more machines" in text and "above 16" in text
     assert "cost" not in text and "GPU-hours" not in text and "load 0.1" not in text
 
