@@ -1,0 +1,77 @@
+"""Every benchmark of speed in one run, one table: benchmarks/RESULTS.md.
+
+python benchmarks/run.py [--pacs-root FOLDER] [--only NAME]...
+
+The machine should have nothing else to do. Ratios are of two measurements of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import preparation
+import scaling
+import training
+from rows import Row, table
+
+HERE = Path(__file__).parent
+PACKAGES = ("ray", "torch", "mlflow", "pyarrow", "scikit-learn", "timm")
+Measure = Callable[[Path | None], list[Row]]
+
+BENCHMARKS: dict[str, tuple[str, Measure]] = {
+    "preparation": ("benchmarks/preparation.py", lambda root: preparation.measure(3, root)),
+    "training": ("benchmarks/training.py", lambda root: training.measure(3, 3)),
+    "scaling": ("benchmarks/scaling.py", lambda root: scaling.measure(scaling.SPACE, 1)),
+}
+
+
+def hardware() -> str:
+    """Processor, cores and memory, GPU if any."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    name = ", ".join(sorted(names)) or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB, {gpu}"
+
+
+def commit() -> str:
+    """The commit that is measured, with a mark where files differ from it."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def main() -> None:
+    """Run what was asked for, print each table as it comes, and write all of them."""
+    parser = argparse.ArgumentParser(description="every benchmark of speed")
+    parser.add_argument("--pacs-root", type=Path, help="folder of PACS, for the rows that use it")
+    parser.add_argument("--only", action="append", choices=list(BENCHMARKS), help="benchmark to run")
+    given = parser.parse_args()
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    parts = [
+        "# Speed",
+        f"Written by `make bench` at commit {commit()}: {hardware()}; Python {platform.python_version()}, "
+        f"{versions}. Ranges are over the repeats.",
+    ]
+    for name in given.only or BENCHMARKS:
+        script, measure = BENCHMARKS[name]
+        started = time.monotonic()
+        rows = table(measure(given.pacs_root))
+        parts.append(f"## {name}\n\n`python {script}`, {time.monotonic() - started:.0f} s\n\n{rows}")
+        print(f"\n{parts[-1]}", flush=True)
+    if not given.only:
+        (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()
