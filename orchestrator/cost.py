@@ -83,6 +83,7 @@ class Prediction:
     Attributes:
         workers: at once.
         seconds: wall time of the whole command.
+        running: the part of it from the first unit to the last record.
         low, high: between which it is believed to be.
         worker_hours: workers times wall time.
         gpu_hours: GPUs of all workers times wall time.
@@ -91,6 +92,7 @@ class Prediction:
 
     workers: int
     seconds: float
+    running: float
     low: float
     high: float
     worker_hours: float
@@ -191,7 +193,7 @@ def predict(
     hours = workers * wall / 3600
     gpu_hours = machine.gpus * hours
     cost = None if prices is None else prices.worker_hour * hours + prices.gpu_hour * gpu_hours
-    return Prediction(workers, wall, wall - margin, wall + margin, hours, gpu_hours, cost)
+    return Prediction(workers, wall, running, wall - margin, wall + margin, hours, gpu_hours, cost)
 
 
 def _running(load: Load, fixed: Fixed, machine: Machine, workers: int) -> float:

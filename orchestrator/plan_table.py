@@ -88,6 +88,12 @@ def _notes(config: SweepConfig, found: Estimate) -> list[str]:
     if found.images:
         preparing = duration(found.fixed.preparing)
         notes.append(f"To prepare: {found.images} images that the cache does not have, {preparing}.")
+    here = predict(found.load, found.fixed, machine, machine.workers)
+    rest = here.seconds - here.running - found.fixed.preparing
+    notes.append(
+        f"With {machine.workers} workers: {duration(here.running)} in units; {duration(rest)} to start, choose "
+        "and report."
+    )
     if found.pilot_seconds >= 1 and found.busy > BUSY_SHARE * machine.cores:
         notes.append(
             f"Other processes were at work (load {found.busy:.1f} on {machine.cores} cores); the sweep is "

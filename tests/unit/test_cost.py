@@ -96,6 +96,7 @@ def test_a_prediction_by_hand() -> None:
     # Ray starts beside the preparation, for one of whose 64 cores it takes 6 s.
     around = 1 + (10 + 6 / 64) + 5 + 3 + 2 + 20 * 0.05
     assert found.seconds == pytest.approx(running + around)
+    assert found.running == pytest.approx(running)
     assert found.high - found.seconds == pytest.approx(0.2 * running + SMALLEST_SPREAD * around)
     assert found.seconds - found.low == pytest.approx(found.high - found.seconds)
     assert found.worker_hours == pytest.approx(2 * found.seconds / 3600)
