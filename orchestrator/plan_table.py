@@ -91,8 +91,8 @@ def _notes(config: SweepConfig, found: Estimate) -> list[str]:
     here = predict(found.load, found.fixed, machine, machine.workers)
     rest = here.seconds - here.running - found.fixed.preparing
     notes.append(
-        f"With {machine.workers} workers: {duration(here.running)} in units; {duration(rest)} to start, choose "
-        "and report."
+        f"With {machine.workers} workers: {duration(here.running)} in units; {duration(rest)} to start, to "
+        "choose and to report."
     )
     if found.pilot_seconds >= 1 and found.busy > BUSY_SHARE * machine.cores:
         notes.append(
