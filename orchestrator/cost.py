@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +16,13 @@ import numpy as np
 from scipy.optimize import nnls
 
 from orchestrator.config import PriceConfig
-from orchestrator.work import Work
+from orchestrator.work import Sample, Work
 from trainables.errors import TwofoldError
 
 SMALLEST_SPREAD = 0.15
 """Relative uncertainty where measurements agree better than a machine does with itself from hour to hour."""
+SMALLEST_SECONDS = 1e-4
+"""Records round seconds to this."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +104,27 @@ class Prediction:
 class Rates:
     """Seconds per amount of every kind of work that was measured.
 
+    Kinds that were measured together, such as the epochs of several trainings and the embedding by their
+    network, are told apart by all samples at once.
+
     Args:
-        measured: work and the wall seconds it took.
+        samples: what was measured.
     """
 
-    def __init__(self, measured: Iterable[tuple[Work, float]]) -> None:
-        together: dict[str, list[tuple[Work, float]]] = defaultdict(list)
-        for work, seconds in measured:
-            together[work.kind].append((work, seconds))
-        fits = {kind: _fit(samples) for kind, samples in together.items()}
-        self._rates = {kind: rates for kind, (rates, _) in fits.items()}
-        self._spreads = {kind: spread for kind, (_, spread) in fits.items()}
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        samples = list(samples)
+        kinds = dict.fromkeys(work.kind for sample in samples for work in sample.works)
+        columns = {kind: slice(3 * i, 3 * i + 3) for i, kind in enumerate(kinds)}
+        relative = np.zeros((len(samples), 3 * len(columns)))
+        for row, sample in zip(relative, samples, strict=True):
+            for work in sample.works:
+                row[columns[work.kind]] += _amounts(work) / max(sample.seconds, SMALLEST_SECONDS)
+        rates = nnls(relative, np.ones(len(samples)))[0] if samples else np.empty(0)
+        residuals = relative @ rates - 1
+        self._rates = {kind: rates[place] for kind, place in columns.items()}
+        self._spreads = {
+            kind: float(np.std(residuals[relative[:, place].any(axis=1)])) for kind, place in columns.items()
+        }
 
     @property
     def kinds(self) -> set[str]:
@@ -140,14 +151,6 @@ class Rates:
 
 def _amounts(work: Work) -> np.ndarray:
     return np.array([work.starts, work.trained, work.rows], dtype=float)
-
-
-def _fit(samples: Sequence[tuple[Work, float]]) -> tuple[np.ndarray, float]:
-    """Rates (3,) >= 0, and the spread of the relative residuals around them."""
-    seconds = np.array([max(took, 1e-6) for _, took in samples])
-    relative = np.stack([_amounts(work) for work, _ in samples]) / seconds[:, None]
-    rates, _ = nnls(relative, np.ones(len(samples)))
-    return rates, float(np.std(relative @ rates - 1))
 
 
 def list_schedule(seconds: Sequence[float], workers: int) -> float:

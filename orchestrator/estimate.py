@@ -17,7 +17,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.pilot import run_pilot
 from orchestrator.plan import Grid, Unit, group_units, within_budget
 from orchestrator.sampling import take_samples, to_prepare
-from orchestrator.work import Sizes, Work, Workload
+from orchestrator.work import Sample, Sizes, Work, Workload
 from trainables.types import Setting
 
 MOST_RECORDS = 500
@@ -109,24 +109,23 @@ class Estimator:
         some = recorded[:: max(1, len(recorded) // MOST_RECORDS)]
         records = (record for unit in some if (record := ledger.read(unit.key)) is not None)
         known = self._workload.measured(records)
-        kinds = {work.kind for work, _ in known}
+        kinds = {work.kind for sample in known for work in sample.works}
         unknown = [unit for unit in left if any(part.kind not in kinds for part in self._workload.of(unit))]
         if unknown or images:
-            measured = self._pilot(unknown)
-            known += [(work, seconds) for work, seconds in measured if work.kind not in kinds]
+            known += self._pilot(unknown)
         return Rates(known)
 
-    def _pilot(self, unknown: Sequence[Unit]) -> list[tuple[Work, float]]:
+    def _pilot(self, unknown: Sequence[Unit]) -> list[Sample]:
         """Encode samples and run units of unknown kinds."""
         middle = middle_settings(self._settings)
         with tempfile.TemporaryDirectory(prefix=".pilot-", dir=self._config.folder) as scratch:
             samples = take_samples(self._config, self._grid, middle, Path(scratch))
             if not unknown:
-                return list(samples.work)
+                return list(samples.measured)
             pilot = run_pilot(self._config, samples, middle, unknown, this_machine(self._config).workers)
         self._fixed = Fixed(planning=self._fixed.planning, starting=pilot.starting, launch=pilot.launch)
         self._piloted = pilot.units
-        return [*samples.work, *pilot.work]
+        return [*samples.measured, *pilot.samples]
 
 
 def spend_budget(rounds: Sequence[Sequence[Unit]], most: int | None) -> list[list[Unit]]:

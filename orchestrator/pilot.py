@@ -24,7 +24,7 @@ from orchestrator.plan import Unit
 from orchestrator.prepare import Prepared, SettingIndex
 from orchestrator.sampling import Samples
 from orchestrator.storage import Storage
-from orchestrator.work import Sizes, Work, Workload
+from orchestrator.work import Sample, Sizes, Workload
 from trainables.configuration import Configuration
 from trainables.errors import TwofoldError
 from trainables.methods.base import Part
@@ -33,7 +33,7 @@ from trainables.types import Setting
 
 MOST_TRAINED, MOST_TRAINED_WHOLE = 160, 48
 """Images of S_fit that the pilot trains on, with a cached trunk and with the whole network."""
-MOST_ROWS, FEW_ROWS = 512, 64
+MOST_ROWS, FEW_ROWS = 1500, 64
 """Images of every other part, where embedding them is measured and where it is not."""
 MOST_FREE = 4000
 """Images of each part of a setting on which nothing is trained."""
@@ -46,13 +46,13 @@ class Pilot:
     """What a pilot measured.
 
     Attributes:
-        work: some work and the wall seconds it took.
+        samples: work and the wall seconds that it took.
         starting: wall seconds to import and start Ray.
         launch: wall seconds from then until the first unit was recorded.
         units: how many were run.
     """
 
-    work: list[tuple[Work, float]]
+    samples: list[Sample]
     starting: float
     launch: float
     units: int
@@ -183,9 +183,7 @@ def _choose(stage: _Stage, settings: Sequence[Setting], units: Sequence[Unit], w
     trained: list[Unit] = []
     for unit in units:
         if unit.trains and not kinds[unit.key] <= covered:
-            setting = settings[len(trained) % len(settings)]
-            known = anywhere.of(unit)[0].kind in covered
-            trained.extend(_trainings(stage, unit, setting)[: 1 if known else None])
+            trained.extend(_trainings(stage, unit, settings[len(trained) % len(settings)]))
             covered |= kinds[unit.key]
     chosen = [*trained, *free]
     return [*(_warm_up(chosen[0], number) for number in range(workers)), *chosen]
@@ -198,7 +196,7 @@ def _warm_up(unit: Unit, number: int) -> Unit:
 
 
 def _trainings(stage: _Stage, unit: Unit, setting: Setting) -> list[Unit]:
-    """Three trainings of a kind, from which its start, its epochs and its embedding can be told apart."""
+    """Short trainings, from which the start, the epochs and the embedding can be told apart."""
     whole = unit.configuration["finetune"] == "full"
     most = max(MOST_ROWS, unit.configuration.get("k", 1))
     sizes = Sizes.of(setting).capped(MOST_TRAINED_WHOLE if whole else MOST_TRAINED, most)

@@ -21,7 +21,7 @@ from orchestrator.prepare import (
     open_dataset,
     subset,
 )
-from orchestrator.work import Work
+from orchestrator.work import Sample, Work
 from trainables.cache import ArrayCache
 from trainables.extract import InProcess
 from trainables.types import ImageDomain, Setting
@@ -41,12 +41,12 @@ class Samples:
     Attributes:
         arrays: as ``prepare`` names them.
         counts: (domain, patch-shuffled) -> images of it.
-        work: what was prepared and the wall seconds that took.
+        measured: what was prepared and the wall seconds that took.
     """
 
     arrays: Mapping[ArrayName, np.ndarray]
     counts: Mapping[tuple[str, bool], int]
-    work: Sequence[tuple[Work, float]]
+    measured: Sequence[Sample]
 
 
 def take_samples(config: SweepConfig, grid: Grid, settings: Sequence[Setting], scratch: Path) -> Samples:
@@ -72,28 +72,29 @@ def take_samples(config: SweepConfig, grid: Grid, settings: Sequence[Setting], s
     clusters = max(configuration.as_dict().get("k", 1) for configuration in grid.configurations)
     arrays: dict[ArrayName, np.ndarray] = {}
     counts: dict[tuple[str, bool], int] = {}
-    work: list[tuple[Work, float]] = []
+    measured: list[Sample] = []
     for (name, pseudo), domain in domains.items():
         ids = _spread(domain.ids, max(SAMPLE, clusters))
-        if not work:  # libraries are imported and the network is built
+        if not measured:  # libraries are imported and the network is built
             prepare(domain, pseudo, ids[-2:])
         blocks = []
         for some in (ids[:FIRST], ids[FIRST:]):
             if some:
                 started = time.perf_counter()
                 blocks.append(prepare(domain, pseudo, some))
-                work.append((Work(PREPARING, 1, 0, len(some)), time.perf_counter() - started))
+                took = time.perf_counter() - started
+                measured.append(Sample([Work(PREPARING, starts=1, rows=len(some))], took))
         counts[name, pseudo] = len(ids)
         for model in models:
             arrays[ArrayName(*model, name, pseudo)] = np.concatenate([block[model] for block in blocks])
-    return Samples(arrays, counts, work)
+    return Samples(arrays, counts, measured)
 
 
 def to_prepare(config: SweepConfig, grid: Grid, settings: Sequence[Setting]) -> list[Work]:
     """The domains that the cache does not have."""
     models, cache = models_of(grid.configurations), ArrayCache(config.cache, 1e9 * config.cache_gb)
     return [
-        Work(PREPARING, 1, 0, len(domain.ids))
+        Work(PREPARING, starts=1, rows=len(domain.ids))
         for (_, pseudo), domain in domains_of(open_dataset(config), settings).items()
         if not are_cached(models, domain, pseudo, config.data.image_size, cache)
     ]

@@ -6,6 +6,7 @@ for each image is one kind.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,19 @@ class Work:
     starts: float = 0.0
     trained: float = 0.0
     rows: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some work that was measured.
+
+    Attributes:
+        works: what was done.
+        seconds: wall seconds that all of it took one worker.
+    """
+
+    works: Sequence[Work]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -73,10 +87,10 @@ class Sizes:
         return Sizes(min(self.source_fit, trained), *(min(size, others) for size in rest))
 
 
-def training(configuration: Configuration, sizes: Sizes) -> Work | None:
-    """The training of a configuration and the embedding of all parts; None where nothing is trained."""
+def training(configuration: Configuration, sizes: Sizes) -> list[Work]:
+    """The epochs of a training, and the start and embeddings of its network; nothing without a training."""
     if configuration.method is None:
-        return None
+        return []
     names = dict(configuration.names)
     used = configuration.method.used()
     shown = {name: value for name, value in used.items() if name not in FREE_OF_COST}
@@ -87,7 +101,8 @@ def training(configuration: Configuration, sizes: Sizes) -> Work | None:
     parts += [f"clustering by {names['clusterer']} in each epoch"] if configuration.reclusters else []
     parts += [f"{name} {value}" for name, value in sorted(shown.items())]
     trained = used["epochs"] * sizes.source_fit
-    return Work(", ".join(parts), starts=1, trained=trained, rows=sizes.embedded)
+    network = f"embedding by {shown.get('backbone')}, finetune {shown.get('finetune')}"
+    return [Work(", ".join(parts), trained=trained), Work(network, starts=1, rows=sizes.embedded)]
 
 
 def trusting(configuration: Configuration, sizes: Sizes) -> Work | None:
@@ -129,39 +144,40 @@ class Workload:
     def of(self, unit: Unit) -> list[Work]:
         """Everything that a unit needs when it runs alone."""
         configuration, sizes = self.parse(unit.configuration), self._sizes[unit.setting]
-        needed = (
-            training(configuration, sizes),
-            trusting(configuration, sizes),
+        found = trusting(configuration, sizes)
+        return [
+            *training(configuration, sizes),
+            *([] if found is None else [found]),
             scoring(configuration, sizes),
-        )
-        return [work for work in needed if work is not None]
+        ]
 
     def of_group(self, units: Sequence[Unit]) -> list[Work]:
         """Everything that one Ray trial does: each trusted set and each training once, each score."""
-        shared: dict[tuple[str, str], Work] = {}
+        shared: dict[tuple[str, str], list[Work]] = {}
         scores: list[Work] = []
         for unit in units:
             configuration, sizes = self.parse(unit.configuration), self._sizes[unit.setting]
             if trained := training(configuration, sizes):
                 shared["training", unit.bundle] = trained
             if trusted := trusting(configuration, sizes):
-                shared["trusting", configuration.trusted_key] = trusted
+                shared["trusting", configuration.trusted_key] = [trusted]
             scores.append(scoring(configuration, sizes))
-        return [*shared.values(), *scores]
+        return [*itertools.chain.from_iterable(shared.values()), *scores]
 
-    def measured(self, records: Iterable[UnitRecord]) -> list[tuple[Work, float]]:
+    def measured(self, records: Iterable[UnitRecord]) -> list[Sample]:
         """Work and the seconds that it took, from records; what was interrupted or cut short is left out."""
-        found: dict[tuple[object, ...], tuple[Work, float]] = {}
+        found: dict[tuple[object, ...], Sample] = {}
         for record in records:
             if record.state != "done" or record.attempts != 1 or record.batch_size is not None:
                 continue
             configuration, sizes = self.parse(record.config), self._sizes[record.setting]
             where = (record.setting, record.seed)
             if trained := training(configuration, sizes):
-                found["train", where, configuration.embedding_key] = trained, record.seconds["train"]
+                name = ("train", where, configuration.embedding_key)
+                found[name] = Sample(trained, record.seconds["train"])
             if trusted := trusting(configuration, sizes):
                 # A group of free units and one of trainings find the same set once each.
-                name = ("cluster", where, configuration.trusted_key, trained is None)
-                found[name] = trusted, record.seconds["cluster"]
-            found["score", record.key] = scoring(configuration, sizes), record.seconds["score"]
+                set_name = ("cluster", where, configuration.trusted_key, bool(trained))
+                found[set_name] = Sample([trusted], record.seconds["cluster"])
+            found["score", record.key] = Sample([scoring(configuration, sizes)], record.seconds["score"])
         return list(found.values())

@@ -19,7 +19,7 @@ from orchestrator.cost import (
     predict,
     worker_counts,
 )
-from orchestrator.work import Work
+from orchestrator.work import Sample, Work
 from trainables.errors import TwofoldError
 
 NOTHING = Fixed(**dict.fromkeys((field.name for field in fields(Fixed)), 0.0))
@@ -38,9 +38,9 @@ machines = st.builds(Machine, cores=st.integers(1, 16), workers=st.integers(1, 1
 def test_rates_tell_start_training_and_embedding_apart() -> None:
     """2 s to start, 0.01 s for an image and epoch, 0.001 s for an embedded image."""
     samples = [
-        (Work("t", 1, 100, 500), 2 + 1 + 0.5),
-        (Work("t", 1, 100, 2000), 2 + 1 + 2),
-        (Work("t", 1, 300, 500), 2 + 3 + 0.5),
+        Sample([Work("t", 1, 100, 500)], 2 + 1 + 0.5),
+        Sample([Work("t", 1, 100, 2000)], 2 + 1 + 2),
+        Sample([Work("t", 1, 300, 500)], 2 + 3 + 0.5),
     ]
     rates = Rates(samples)
     assert rates.seconds(Work("t", 1, 600, 4000)) == pytest.approx(2 + 6 + 4)
@@ -48,24 +48,41 @@ def test_rates_tell_start_training_and_embedding_apart() -> None:
 
 
 def test_of_one_measurement_the_seconds_grow_with_the_images() -> None:
-    rates = Rates([(Work("score knn", rows=200), 0.4)])
+    rates = Rates([Sample([Work("score knn", rows=200)], 0.4)])
     assert rates.seconds(Work("score knn", rows=1000)) == pytest.approx(2.0)
+
+
+def test_kinds_that_were_measured_together_are_told_apart() -> None:
+    """Two trainings by one network: 1 s to start, 1 ms to embed an image, 10 and 20 ms an image and epoch."""
+
+    def sample(kind: str, trained: int, rows: int, seconds: float) -> Sample:
+        return Sample([Work(kind, trained=trained), Work("network", starts=1, rows=rows)], seconds)
+
+    rates = Rates(
+        [
+            *(sample("cheap", 100, 500, 2.5), sample("cheap", 300, 500, 4.5)),
+            *(sample("dear", 100, 500, 3.5), sample("dear", 100, 2500, 5.5)),
+        ]
+    )
+    assert rates.seconds(Work("cheap", trained=1)) == pytest.approx(0.01)
+    assert rates.seconds(Work("dear", trained=1)) == pytest.approx(0.02)
+    assert rates.seconds(Work("network", starts=1, rows=10_000)) == pytest.approx(11)
 
 
 def test_no_rate_is_negative() -> None:
     """A larger setting that happened to be faster does not make work of less than nothing."""
-    rates = Rates([(Work("t", 1, 100, 500), 2.0), (Work("t", 1, 100, 1000), 1.0)])
+    rates = Rates([Sample([Work("t", 1, 100, 500)], 2.0), Sample([Work("t", 1, 100, 1000)], 1.0)])
     assert rates.seconds(Work("t", 0, 0, 10**6)) >= 0
 
 
 def test_a_kind_that_was_not_measured_is_named() -> None:
     with pytest.raises(TwofoldError, match="nothing is known of what this takes: score mahalanobis"):
-        Rates([(Work("score knn", rows=1), 1.0)]).seconds(Work("score mahalanobis", rows=1))
+        Rates([Sample([Work("score knn", rows=1)], 1.0)]).seconds(Work("score mahalanobis", rows=1))
 
 
 def test_the_spread_is_that_of_the_kinds_by_their_share() -> None:
-    steady = [(Work("steady", rows=n), float(n)) for n in (1, 2, 3)]
-    noisy = [(Work("noisy", rows=1), value) for value in (0.5, 1.5)]
+    steady = [Sample([Work("steady", rows=n)], float(n)) for n in (1, 2, 3)]
+    noisy = [Sample([Work("noisy", rows=1)], value) for value in (0.5, 1.5)]
     rates = Rates(steady + noisy)
     assert rates.spread([Work("steady", rows=5)]) == pytest.approx(
         SMALLEST_SPREAD

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.config import SweepConfig
-from orchestrator.pilot import EPOCHS, MOST_ROWS, MOST_TRAINED, WARM_UP_SEED, _choose, _Stage
+from orchestrator.pilot import EPOCHS, MOST_TRAINED, WARM_UP_SEED, _choose, _Stage
 from orchestrator.plan import Unit, enumerate_grid, plan_units
 from orchestrator.prepare import ArrayName
 from orchestrator.sampling import Samples
@@ -70,8 +70,8 @@ def test_trainings_are_short_and_differ_where_it_tells_something() -> None:
     amounts: Counter[tuple[str, float, bool]] = Counter()
     for unit in chosen:
         if unit.trains:
-            work = Workload(small.sizes).of(unit)[0]
-            amounts[work.kind, work.trained // MOST_TRAINED, work.rows > 6 * MOST_ROWS / 2] += 1
+            epochs, network, *_ = Workload(small.sizes).of(unit)
+            amounts[epochs.kind, epochs.trained // MOST_TRAINED, network.rows > 3000] += 1
     for kind in {key[0] for key in amounts}:
         for epochs, many in ((1, True), (1, False), (EPOCHS, False)):
             assert amounts[kind, epochs, many], kind

@@ -48,7 +48,7 @@ def test_sizes_are_those_of_the_setting() -> None:
 def test_what_costs_the_same_for_an_image_is_one_kind(same: dict[str, Any]) -> None:
     start = {"alignment": "mmd", "clusterer": "density", "score": "knn", "batch_size": 32}
     one, other = (training(parse(**flat), SIZES) for flat in (start, {**start, **same}))
-    assert one is not None and other is not None and one.kind == other.kind
+    assert [work.kind for work in one] == [work.kind for work in other] and len(one) == 2
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,14 @@ def test_what_costs_the_same_for_an_image_is_one_kind(same: dict[str, Any]) -> N
 def test_what_costs_more_is_another_kind(other: dict[str, Any]) -> None:
     start = {"alignment": "mmd", "clusterer": "density", "score": "knn", "finetune": "head"}
     one, two = (training(parse(**flat), SIZES) for flat in (start, {**start, **other}))
-    assert one is not None and two is not None and one.kind != two.kind
+    assert one[0].kind != two[0].kind
 
 
 def test_a_training_grows_with_its_epochs() -> None:
-    work = training(parse(alignment="mmd", clusterer="all", score="knn", epochs=7), SIZES)
-    assert work is not None and (work.starts, work.trained, work.rows) == (1, 700, SIZES.embedded)
-    assert training(parse(alignment="identity", clusterer="all", score="knn"), SIZES) is None
+    epochs, network = training(parse(alignment="mmd", clusterer="all", score="knn", epochs=7), SIZES)
+    assert (epochs.starts, epochs.trained, epochs.rows) == (0, 700, 0)
+    assert (network.starts, network.trained, network.rows) == (1, 0, SIZES.embedded)
+    assert training(parse(alignment="identity", clusterer="all", score="knn"), SIZES) == []
 
 
 def test_a_trusted_set_is_named_by_its_clusterer_and_k() -> None:
@@ -97,9 +98,9 @@ def units() -> list[Unit]:
 def test_a_group_does_what_is_shared_once() -> None:
     load = Workload({"s1": SIZES})
     found = Counter(work.kind.split()[0] for work in load.of_group(units()))
-    assert found == {"training": 2, "trusted": 2, "score": 5}
+    assert found == {"training": 2, "embedding": 2, "trusted": 2, "score": 5}
     alone = Counter(work.kind.split()[0] for one in units() for work in load.of(one))
-    assert alone == {"training": 3, "trusted": 5, "score": 5}
+    assert alone == {"training": 3, "embedding": 3, "trusted": 5, "score": 5}
 
 
 def test_records_tell_each_training_and_trusted_set_once() -> None:
@@ -109,10 +110,11 @@ def test_records_tell_each_training_and_trusted_set_once() -> None:
         stub_record(one.key, setting="s1", config=dict(one.configuration), seconds=seconds) for one in units()
     ]
     measured = load.measured(records)
-    found = Counter((work.kind.split()[0], took) for work, took in measured)
+    found = Counter((sample.works[0].kind.split()[0], sample.seconds) for sample in measured)
     # The trainings and the free units each found the set of K-means: 2 + 1 of density.
     assert found == {("training", 3.0): 2, ("trusted", 0.5): 3, ("score", 0.1): 5}
-    assert {work for work, _ in measured} == {work for one in units() for work in load.of(one)}
+    done = {work for sample in measured for work in sample.works}
+    assert done == {work for one in units() for work in load.of(one)}
 
 
 @pytest.mark.parametrize(
