@@ -23,6 +23,8 @@ SMALLEST_SPREAD = 0.15
 """Relative uncertainty where measurements agree better than a machine does with itself from hour to hour."""
 SMALLEST_SECONDS = 1e-4
 """Records round seconds to this."""
+TURNS = 5
+"""Least squares in a row; the rates hardly change after the third."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +117,14 @@ class Rates:
         samples = list(samples)
         kinds = dict.fromkeys(work.kind for sample in samples for work in sample.works)
         columns = {kind: slice(3 * i, 3 * i + 3) for i, kind in enumerate(kinds)}
-        relative = np.zeros((len(samples), 3 * len(columns)))
-        for row, sample in zip(relative, samples, strict=True):
+        amounts = np.zeros((len(samples), 3 * len(columns)))
+        for row, sample in zip(amounts, samples, strict=True):
             for work in sample.works:
-                row[columns[work.kind]] += _amounts(work) / max(sample.seconds, SMALLEST_SECONDS)
-        rates = nnls(relative, np.ones(len(samples)))[0] if samples else np.empty(0)
-        residuals = relative @ rates - 1
+                row[columns[work.kind]] += _amounts(work)
+        rates, errors = _fit(amounts, np.array([sample.seconds for sample in samples]))
         self._rates = {kind: rates[place] for kind, place in columns.items()}
         self._spreads = {
-            kind: float(np.std(residuals[relative[:, place].any(axis=1)])) for kind, place in columns.items()
+            kind: float(np.std(errors[amounts[:, place].any(axis=1)])) for kind, place in columns.items()
         }
 
     @property
@@ -151,6 +152,19 @@ class Rates:
 
 def _amounts(work: Work) -> np.ndarray:
     return np.array([work.starts, work.trained, work.rows], dtype=float)
+
+
+def _fit(amounts: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rates (k,) >= 0 for amounts (n, k) and seconds (n,), and the relative errors (n,) of the samples.
+
+    Errors are relative to what the rates say, found in turns: relative to what was measured, samples that
+    happened to be fast would count most, and the sum of all would come out too small.
+    """
+    rates, expected = np.zeros(amounts.shape[1]), np.maximum(seconds, SMALLEST_SECONDS)
+    for _ in range(TURNS if len(seconds) else 0):
+        rates, _ = nnls(amounts / expected[:, None], seconds / expected)
+        expected = np.maximum(amounts @ rates, SMALLEST_SECONDS)
+    return rates, seconds / expected - 1
 
 
 def list_schedule(seconds: Sequence[float], workers: int) -> float:

@@ -69,6 +69,13 @@ def test_kinds_that_were_measured_together_are_told_apart() -> None:
     assert rates.seconds(Work("network", starts=1, rows=10_000)) == pytest.approx(11)
 
 
+@given(st.lists(st.floats(0.1, 10), min_size=2, max_size=30))
+def test_the_seconds_of_all_samples_add_up(measured: list[float]) -> None:
+    """However much they scatter: a sweep takes their sum, not what the fast ones take."""
+    rates = Rates([Sample([Work("score", rows=100)], seconds) for seconds in measured])
+    assert len(measured) * rates.seconds(Work("score", rows=100)) == pytest.approx(sum(measured), rel=0.01)
+
+
 def test_no_rate_is_negative() -> None:
     """A larger setting that happened to be faster does not make work of less than nothing."""
     rates = Rates([Sample([Work("t", 1, 100, 500)], 2.0), Sample([Work("t", 1, 100, 1000)], 1.0)])
