@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from orchestrator.ledger import UnitRecord, read_units
 from orchestrator.objective import objective_value, score_evidence
 from orchestrator.proxies.base import PROXIES
-from orchestrator.proxies.consensus import consensus_matrix
+from orchestrator.proxies.consensus import consensus_sums
 from orchestrator.report.words import describe
 from trainables.cache import write_atomically
 from trainables.configuration import Configuration
@@ -267,34 +267,55 @@ def mean_ranks(values: Sequence[Mapping[str, float]], names: Sequence[str]) -> n
 def _stage_b(candidates: Sequence[Candidate], default: int | None, chooser: Chooser) -> Ranking:
     """Rank on all of T_sel, and count how often each candidate beats the default on resamples of it."""
     every = np.arange(len(candidates[0].records[0].target_sel))
+    draws = generator("bootstrap", candidates[0].records[0].setting)
+    resamples = [
+        np.sort(draws.choice(every, size=len(every), replace=True))
+        for _ in range(0 if default is None else chooser.bootstraps)
+    ]
+    whole, *agreements = _agreements(candidates, [every, *resamples])
     names = [name for name in PROXIES.names() if PROXIES.get(name).stage == "B"]
-    proxies = _score_proxies(candidates, every, names)
+    proxies = _score_proxies(candidates, every, names, whole)
     ranks = mean_ranks(proxies, chooser.stage_b)
     if default is None:
         return Ranking(proxies, ranks, np.ones(len(candidates)))
-    draws = generator("bootstrap", candidates[0].records[0].setting)
     wins = np.zeros(len(candidates))
-    for _ in range(chooser.bootstraps):
-        sample = np.sort(draws.choice(every, size=len(every), replace=True))
-        resampled = mean_ranks(_score_proxies(candidates, sample, chooser.stage_b), chooser.stage_b)
+    for sample, agreement in zip(resamples, agreements, strict=True):
+        resampled = mean_ranks(
+            _score_proxies(candidates, sample, chooser.stage_b, agreement), chooser.stage_b
+        )
         wins += resampled[default] - resampled > chooser.margin
     return Ranking(proxies, ranks, wins / chooser.bootstraps)
 
 
+def _agreements(candidates: Sequence[Candidate], samples: Sequence[np.ndarray]) -> list[dict[str, float]]:
+    """For each of the samples (m,) of T_sel images, key -> consensus of a unit with its peers of one seed."""
+    counts = np.stack([np.bincount(sample, minlength=len(samples[0])) for sample in samples])
+    by_seed: dict[int, list[UnitRecord]] = defaultdict(list)
+    for candidate in candidates:
+        for record in candidate.records:
+            by_seed[record.seed].append(record)
+    found: list[dict[str, float]] = [{} for _ in samples]
+    for same in by_seed.values():
+        sums = consensus_sums(np.stack([record.target_sel for record in same]), counts)
+        for values, row in zip(found, (sums - 1) / max(len(same) - 1, 1), strict=True):
+            values.update(zip((record.key for record in same), map(float, row), strict=True))
+    return found
+
+
 def _score_proxies(
-    candidates: Sequence[Candidate], sample: np.ndarray, names: Sequence[str]
+    candidates: Sequence[Candidate],
+    sample: np.ndarray,
+    names: Sequence[str],
+    agreement: Mapping[str, float],
 ) -> list[dict[str, float]]:
     """Stage-B proxies of every candidate on the T_sel images ``sample``, averaged over its seeds.
 
     A proxy that is undefined for one of the seeds is undefined.
     """
-    values: list[list[dict[str, float]]] = [[] for _ in candidates]
-    for seed in sorted({record.seed for candidate in candidates for record in candidate.records}):
-        same = [(i, r) for i, c in enumerate(candidates) for r in c.records if r.seed == seed]
-        scores = np.stack([record.target_sel[sample] for _, record in same])
-        agreement = (consensus_matrix(scores).sum(axis=1) - 1) / max(len(same) - 1, 1)
-        for (i, record), consensus in zip(same, agreement, strict=True):
-            values[i].append(_unit_proxies(record, sample, names, float(consensus)))
+    values = [
+        [_unit_proxies(record, sample, names, agreement[record.key]) for record in candidate.records]
+        for candidate in candidates
+    ]
     return [
         {
             name: float(np.mean([seed[name] for seed in seeds]))
