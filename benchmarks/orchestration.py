@@ -1,10 +1,10 @@
-"""What the orchestrator costs per unit, up to ten thousand units, where the units themselves cost next to nothing.
+"""What the orchestrator costs per unit, up to ten thousand units that cost next to nothing themselves.
 
 python benchmarks/orchestration.py [--units 1000 2000 10000] [--repeats 1] [--folder FOLDER]
 
 Each sweep is a real one in a process of its own: the Supervisor, Ray Tune with two workers, the ledger on the
 local disk, MLflow on sqlite, the choice, the oracle and the report. Its units read one coordinate of frozen
-features of 16-pixel images as their score, 62 on a setting as in the default sweep; the features are in the cache
+features of small images as their score, 62 on a setting as in the default sweep; the features are cached
 beforehand. What the units take themselves is in the table and subtracted from nothing. Times are taken from
 outside, around functions of the product. Prints a table in Markdown.
 """
@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import functools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -44,26 +43,28 @@ class Row:
         units: recorded, each done and with a finished MLflow run.
         start: from the launch to the first record: planning, the start of Ray and of its workers.
         ms_per_unit: milliseconds from the first record to the last, per unit.
-        ms_orchestrated: milliseconds from the end of the preparation to the last record, per unit; the start of
-            Ray and of its workers included.
+        ms_started: milliseconds from the end of the preparation to the last record, per unit: the start of
+            Ray and of its workers is in it.
         own_ms: milliseconds that the scores of a unit took, mean.
-        drained: MLflow runs ended when the last record was written.
+        drained: MLflow runs ended when the last record was written, had they come evenly.
         ms_per_run: milliseconds from the first record until the writer has ended the last run, per run.
+        cpu_ms_per_run: user and system milliseconds of the driver's process from the preparation until then,
+            per run: the writer's, Tune's loop and the start of Ray.
         plan, compact, select, oracle, report, finish: seconds of the steps before and after; ``finish`` reads
             anew what MLflow holds and ends the parent run.
         prepared_memory: resident set of the driver's process before the sweep.
         sweep_memory: its peak from there until the last run is logged.
         memory: its peak until the end of the command.
-        cpu: user and system seconds of the driver.
     """
 
     units: int
     start: float
     ms_per_unit: float
-    ms_orchestrated: float
+    ms_started: float
     own_ms: float
     drained: int
     ms_per_run: float
+    cpu_ms_per_run: float
     plan: float
     compact: float
     select: float
@@ -73,7 +74,6 @@ class Row:
     prepared_memory: int
     sweep_memory: int
     memory: int
-    cpu: float
 
 
 def write_space(folder: Path, units: int) -> Path:
@@ -106,11 +106,12 @@ def write_space(folder: Path, units: int) -> Path:
 
 
 class Stopwatch:
-    """When the last calls of functions of the product ended, their seconds, and the peak memory by then."""
+    """Of the last calls of functions: when they ended, their seconds, CPU time and peak memory by then."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.ended: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
 
     def wrap(self, owner: Any, name: str, label: str) -> None:
@@ -125,6 +126,7 @@ class Stopwatch:
             finally:
                 self.ended[label] = time.time()
                 self.seconds[label] = self.ended[label] - started
+                self.cpu[label] = time.process_time()
                 self.peaks[label] = memory("VmHWM")
 
         setattr(owner, name, timed)
@@ -180,7 +182,6 @@ def make_row(folder: Path, watch: Stopwatch, launched: float, outcome: Any) -> R
     """
     from orchestrator.ledger import read_units
 
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     units = read_units(folder / "units.parquet", ["ended", "seconds"])
     if outcome.failed or outcome.untracked or outcome.done != len(units):
         raise SystemExit(f"{folder}: not every unit is done and logged: {outcome}")
@@ -193,10 +194,11 @@ def make_row(folder: Path, watch: Stopwatch, launched: float, outcome: Any) -> R
         units=count,
         start=first - launched,
         ms_per_unit=1000 * (last - first) / count,
-        ms_orchestrated=1000 * (last - watch.ended["prepare"]) / count,
+        ms_started=1000 * (last - watch.ended["prepare"]) / count,
         own_ms=1000 * sum(one["score"] for one in own) / count,
         drained=count - round((watch.ended["drain"] - last) / drained * count),
         ms_per_run=1000 * drained / count,
+        cpu_ms_per_run=1000 * (watch.cpu["drain"] - watch.cpu["prepare"]) / count,
         plan=seconds["plan"],
         compact=seconds["compact"],
         select=seconds["select"],
@@ -206,7 +208,6 @@ def make_row(folder: Path, watch: Stopwatch, launched: float, outcome: Any) -> R
         prepared_memory=watch.peaks["prepare"],
         sweep_memory=watch.peaks["drain"],
         memory=memory("VmHWM"),
-        cpu=usage.ru_utime + usage.ru_stime,
     )
 
 

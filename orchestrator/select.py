@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits
 
-from orchestrator.ledger import UnitRecord, read_units
+from orchestrator.ledger import UnitRecord, read_by_setting
 from orchestrator.objective import objective_value, score_evidence
 from orchestrator.proxies.base import PROXIES
 from orchestrator.proxies.consensus import consensus_sums
@@ -124,11 +125,12 @@ def select_folder(folder: Path, sweep: str, default: Mapping[str, Any]) -> Path:
         TwofoldError: no unit finished.
     """
     chooser = Chooser()
-    settings: dict[str, list[UnitRecord]] = defaultdict(list)
-    for row in read_units(folder / "units.parquet"):
-        settings[row["setting"]].append(UnitRecord.from_row(row))
-    gathered = [gather_candidates(records, chooser) for records in settings.values()]
-    choices = [choose(candidates, default, chooser) for candidates in gathered if candidates]
+    choices = []
+    # Products of small matrices: many threads would wait for each other for longer than they compute.
+    with threadpool_limits(1):
+        for table in read_by_setting(folder / "units.parquet"):
+            if candidates := gather_candidates(UnitRecord.from_table(table), chooser):
+                choices.append(choose(candidates, default, chooser))
     if not choices:
         raise TwofoldError(f"no unit of {folder} finished, so there is nothing to choose from")
     content = {
@@ -144,7 +146,10 @@ def select_folder(folder: Path, sweep: str, default: Mapping[str, Any]) -> Path:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    # Piece by piece: the text of ten thousand units is larger than what it describes.
+    with path.open("w") as file:
+        json.dump(content, file, indent=1, sort_keys=True, allow_nan=False)
+        file.write("\n")
 
 
 def choose(candidates: Sequence[Candidate], default: Mapping[str, Any], chooser: Chooser) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -101,7 +102,7 @@ def test_any_content_comes_back(scores: list[float], mask: list[bool], text: str
         config={text: loss},
         epochs=[{"epoch": 1.0, "loss": loss}],
     )
-    assert same(UnitRecord.from_row(stored.to_row()), stored)
+    assert same(UnitRecord.from_table(pa.Table.from_pylist([stored.to_row()], SCHEMA))[0], stored)
 
 
 @pytest.mark.parametrize("name", ["epochs", "stage_a", "diagnostics"])
@@ -136,7 +137,7 @@ def test_foreign_content_counts_as_missing(content: bytes, tmp_path: Path) -> No
     ledger = opened(tmp_path)
     (tmp_path / "units" / "k1.arrow").write_bytes(content)
     assert ledger.read("k1") is None and ledger.states(["k1"]) == {}
-    ledger.compact(["k1"], tmp_path / "units.parquet")
+    ledger.compact([["k1"]], tmp_path / "units.parquet")
     assert pq.read_table(tmp_path / "units.parquet").num_rows == 0
     ledger.write(record())
     assert ledger.states(["k1"]) == {"k1": "done"}
@@ -200,17 +201,16 @@ def test_compact_keeps_the_order_asked_for(tmp_path: Path) -> None:
         ledger.write(record(key, seed=ord(key)))
     ledger.write(failed("f"))
     path = tmp_path / "units.parquet"
-    ledger.compact(["c", "f", "missing", "a", "b"], path)
+    ledger.compact([["c", "f"], ["missing"], ["a", "b"]], path)
     table = pq.read_table(path)
     assert table.schema.equals(SCHEMA)
     assert table["key"].to_pylist() == ["c", "f", "a", "b"]
-    rows = read_units(path)
-    for row in rows:
-        stored = ledger.read(row["key"])
-        assert stored is not None and same(UnitRecord.from_row(row), stored)
+    for found in UnitRecord.from_table(table):
+        stored = ledger.read(found.key)
+        assert stored is not None and same(found, stored)
     assert [set(row) for row in read_units(path, ["key", "seed"])] == [{"key", "seed"}] * 4
     first = path.read_bytes()
-    ledger.compact(["c", "f", "missing", "a", "b"], path)
+    ledger.compact([["c", "f"], ["missing"], ["a", "b"]], path)
     assert path.read_bytes() == first
 
 
