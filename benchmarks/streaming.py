@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from orchestration import memory
 
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.oracle import Drawn, write_drawn, write_results
@@ -70,7 +70,7 @@ def draw_record(
     """A finished unit: anomalies score higher, the better the smaller its number."""
     quality = 2 / (1 + number / 20)
     level = quality * np.array(list(drawn.anomalous.values()), dtype=np.float32)
-    target = draws.standard_normal(len(level), dtype=np.float32) + level + 5
+    target = np.abs(draws.standard_normal(len(level), dtype=np.float32) + level + 5)
     proxies = ("dominant_stability", "dominant_silhouette", "source_affinity", "compactness")
     diagnostics = {"effective_rank": 9.0, "score_variation": 0.5}
     return UnitRecord(
@@ -170,7 +170,7 @@ def main() -> None:
     if arguments.step:
         started, cpu = time.perf_counter(), time.process_time()
         STEPS[arguments.step](arguments.folder)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        peak = memory("VmHWM") // 1024
         print(json.dumps([time.perf_counter() - started, time.process_time() - cpu, peak]))
         return
     with contextlib.ExitStack() as stack:
