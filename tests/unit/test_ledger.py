@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.ledger import SCHEMA, Ledger, UnitRecord, read_units
+from orchestrator.ledger import SCHEMA, Ledger, UnitRecord, arrays, read_by_setting, read_units
 from orchestrator.storage import Storage
 from trainables.errors import TwofoldError
 
@@ -212,6 +212,30 @@ def test_compact_keeps_the_order_asked_for(tmp_path: Path) -> None:
     first = path.read_bytes()
     ledger.compact([["c", "f"], ["missing"], ["a", "b"]], path)
     assert path.read_bytes() == first
+
+
+def test_settings_are_read_one_by_one(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    settings_of = {"a": "s2", "b": "s1", "c": "s2", "d": "s1"}
+    for key, setting in settings_of.items():
+        ledger.write(record(key, setting=setting, test=np.full(3, ord(key), dtype=np.float32)))
+    path = tmp_path / "units.parquet"
+    for groups in (["a", "c"], ["b", "d"]), (["a", "b", "c", "d"],):
+        assert ledger.compact(groups, path) == {"done": 4}
+        assert pq.ParquetFile(path).num_row_groups == len(groups)
+        found = list(read_by_setting(path, ["key", "setting", "test"]))
+        assert [set(table["setting"].to_pylist()) for table in found] == [{"s2"}, {"s1"}]
+        assert [table["key"].to_pylist() for table in found] == [["a", "c"], ["b", "d"]]
+        for table in found:
+            assert [set(values) for values in arrays(table["test"])] == [
+                {ord(key)} for key in table["key"].to_pylist()
+            ]
+
+
+def test_absent_lists_are_empty_arrays() -> None:
+    column = pa.chunked_array([[[1, 2], None], [[], [3]]], pa.list_(pa.float32()))
+    assert [values.tolist() for values in arrays(column)] == [[1, 2], [], [], [3]]
+    assert [values.tolist() for values in arrays(column.slice(1))] == [[], [], [3]]
 
 
 def test_opening_twice_keeps_what_is_there(tmp_path: Path) -> None:

@@ -73,6 +73,10 @@ def test_many_files_are_read_in_the_order_asked_for(storage: Storage) -> None:
     expected = [None if number == 40 else str(number).encode() for number in asked]
     assert list(storage.read_all(f"units/{number}" for number in asked)) == expected
     assert list(storage.read_all([])) == []
+    # Of many files few are in memory at once.
+    asked_for = iter([f"units/{number}" for number in range(1000)])
+    next(storage.read_all(asked_for))
+    assert len(list(asked_for)) >= 700
 
 
 def test_a_pickled_storage_is_the_same_folder_in_another_process(storage: Storage, tmp_path: Path) -> None:
