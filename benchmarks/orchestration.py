@@ -6,7 +6,7 @@ Each sweep is a real one in a process of its own: the Supervisor, Ray Tune with 
 local disk, MLflow on sqlite, the choice, the oracle and the report. Its units read one coordinate of frozen
 features of small images as their score, 62 on a setting as in the default sweep; the features are cached
 beforehand. What the units take themselves is in the table and subtracted from nothing. Times are taken from
-outside, around functions of the product. Prints a table in Markdown.
+outside, around functions of the product. Prints two tables in Markdown: every sweep, and what is asked for.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import functools
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,29 +23,30 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
 from PIL import Image
+from rows import Row, spread, table
 
 # The score that costs nothing, and the environment in which it is found, are those of the integration tests.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
 
+T = TypeVar("T")
 PER_SETTING = 62
 SIZES = (1000, 2000, 10000)
 
 
 @dataclass(frozen=True)
-class Row:
+class Sweep:
     """One sweep. Times are in seconds, memory is in KB, per unit where the name says so.
 
     Attributes:
         units: recorded, each done and with a finished MLflow run.
-        start: from the launch to the first record: planning, the start of Ray and of its workers.
-        ms_per_unit: milliseconds from the first record to the last, per unit.
-        ms_started: milliseconds from the end of the preparation to the last record, per unit: the start of
-            Ray and of its workers is in it.
+        start: from the launch to the first record: imports, planning, the start of Ray and of its workers.
+        ms_per_unit: milliseconds from the launch to the last record, per unit.
+        ms_next_unit: milliseconds from the first record to the last, per unit.
         own_ms: milliseconds that the scores of a unit took, mean.
         drained: MLflow runs ended when the last record was written, had they come evenly.
         ms_per_run: milliseconds from the first record until the writer has ended the last run, per run.
@@ -60,7 +62,7 @@ class Row:
     units: int
     start: float
     ms_per_unit: float
-    ms_started: float
+    ms_next_unit: float
     own_ms: float
     drained: int
     ms_per_run: float
@@ -150,8 +152,9 @@ def forget_peak(function: Callable[..., Any]) -> Callable[..., Any]:
     return forgetting
 
 
-def sweep(space: Path) -> Row:
+def sweep(space: Path) -> Sweep:
     """Run a sweep in this process, which has run nothing before."""
+    launched = time.time()
     from rich.console import Console
 
     from orchestrator import pipeline, tracking
@@ -169,12 +172,11 @@ def sweep(space: Path) -> Row:
     watch.wrap(pipeline, "make_report", "report")
     watch.wrap(pipeline, "_finish_tracking", "finish")
     config = load_config(space)
-    launched = time.time()
     outcome = pipeline.run_sweep(config, Console(stderr=True), None)
     return make_row(config.folder, watch, launched, outcome)
 
 
-def make_row(folder: Path, watch: Stopwatch, launched: float, outcome: Any) -> Row:
+def make_row(folder: Path, watch: Stopwatch, launched: float, outcome: Any) -> Sweep:
     """The figures of a sweep that has ended.
 
     Raises:
@@ -190,11 +192,11 @@ def make_row(folder: Path, watch: Stopwatch, launched: float, outcome: Any) -> R
     own = [json.loads(unit["seconds"]) for unit in units]
     drained = watch.ended["drain"] - first
     seconds = watch.seconds
-    return Row(
+    return Sweep(
         units=count,
         start=first - launched,
-        ms_per_unit=1000 * (last - first) / count,
-        ms_started=1000 * (last - watch.ended["prepare"]) / count,
+        ms_per_unit=1000 * (last - launched) / count,
+        ms_next_unit=1000 * (last - first) / count,
         own_ms=1000 * sum(one["score"] for one in own) / count,
         drained=count - round((watch.ended["drain"] - last) / drained * count),
         ms_per_run=1000 * drained / count,
@@ -211,7 +213,7 @@ def make_row(folder: Path, watch: Stopwatch, launched: float, outcome: Any) -> R
     )
 
 
-def measure(units: int, folder: Path) -> Row:
+def run(units: int, folder: Path) -> Sweep:
     """Run a sweep of about ``units`` units in a process of its own, in a new folder."""
     from harness import ENVIRONMENT, with_faults
 
@@ -219,24 +221,59 @@ def measure(units: int, folder: Path) -> Row:
     command = [sys.executable, __file__, "--sweep", str(write_space(folder.absolute(), units))]
     environment = {**ENVIRONMENT, **with_faults(folder.absolute() / "environment")}
     done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)
-    return Row(**json.loads(done.stdout.splitlines()[-1]))
+    return Sweep(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def rows(folder: Path, sizes: Sequence[int] = SIZES, repeats: int = 1) -> Iterator[Row]:
+def sweeps(folder: Path, sizes: Sequence[int], repeats: int) -> Iterator[Sweep]:
     """One sweep after the other; sizes alternate, so that whatever else the machine does weighs on all."""
-    measure(PER_SETTING, folder / "warm-up")
+    run(PER_SETTING, folder / "warm-up")
     for repeat in range(repeats):
         for units in sizes:
-            yield measure(units, folder / f"{repeat}-{units}")
+            yield run(units, folder / f"{repeat}-{units}")
 
 
-def table(measured: Iterable[Row]) -> Iterator[str]:
-    """The rows in Markdown, line by line as they come."""
-    names = [field.name for field in fields(Row)]
+def lines(measured: Iterable[Sweep]) -> Iterator[str]:
+    """The sweeps in Markdown, line by line as they come."""
+    names = [field.name for field in fields(Sweep)]
     yield f"| {' | '.join(names)} |\n|{'--:|' * len(names)}"
-    for row in measured:
-        cells = (f"{value:.1f}" if isinstance(value, float) else str(value) for value in astuple(row))
+    for one in measured:
+        cells = (f"{value:.1f}" if isinstance(value, float) else str(value) for value in astuple(one))
         yield f"| {' | '.join(cells)} |"
+
+
+def kept(items: Iterable[T], by: list[T]) -> Iterator[T]:
+    """The items, which a list keeps as well."""
+    for item in items:
+        by.append(item)
+        yield item
+
+
+def judged(measured: Sequence[Sweep], repeats: int) -> list[Row]:
+    """What is asked for; each size was swept ``repeats`` times, the same ones each time."""
+    count = len(measured) // repeats
+    small, middle, *_, large = (measured[position::count] for position in range(count))
+    per_unit = [one.ms_per_unit for one in middle]
+    per_run = [one.ms_per_run for one in middle]
+    pairs = list(zip(large, small, strict=True))
+    ratio = [most.ms_next_unit / least.ms_next_unit for most, least in pairs]
+    growth = [(most.memory - least.memory) / (most.units - least.units) for most, least in pairs]
+    sizes = f"{large[0].units} units / {small[0].units}"
+    return [
+        _row(f"launch to last record, {middle[0].units} units", "8 ms per unit", per_unit, 8),
+        _row(f"MLflow drained beside it and after, {middle[0].units} runs", "25 ms per run", per_run, 25),
+        _row(f"{sizes}: first record to last, per unit", "1.2x", ratio, 1.2),
+        _row(f"{sizes}: growth of the driver's memory", "15 KB per unit", growth, 15),
+    ]
+
+
+def _row(what: str, target: str, values: Sequence[float], most: float) -> Row:
+    return Row(what, f"<= {target}", spread(values), statistics.median(values) <= most)
+
+
+def measure(repeats: int) -> list[Row]:
+    """The rows of this benchmark."""
+    with tempfile.TemporaryDirectory() as name:
+        return judged(list(sweeps(Path(name), SIZES, repeats)), repeats)
 
 
 def main() -> None:
@@ -252,8 +289,11 @@ def main() -> None:
         return
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for line in table(rows(folder, arguments.units, arguments.repeats)):
+        measured: list[Sweep] = []
+        for line in lines(kept(sweeps(folder, arguments.units, arguments.repeats), measured)):
             print(line, flush=True)
+    if len(arguments.units) > 2:
+        print(f"\n{table(judged(measured, arguments.repeats))}")
 
 
 if __name__ == "__main__":

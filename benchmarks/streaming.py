@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from orchestration import memory
+from rows import Row
 
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.oracle import Drawn, write_drawn, write_results
@@ -40,11 +41,11 @@ SOURCE, FIT, SEL, TEST = 300, 1500, 500, 3700
 
 
 @dataclass(frozen=True)
-class Row:
+class Steps:
     """Seconds, CPU seconds and peak memory (MB) of every step over one ledger."""
 
     units: int
-    steps: dict[str, tuple[float, float, int]]
+    found: dict[str, tuple[float, float, int]]
 
 
 def configurations() -> list[dict[str, object]]:
@@ -133,7 +134,7 @@ STEPS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def measure(units: int, folder: Path) -> Row:
+def run(units: int, folder: Path) -> Steps:
     """Fill a new folder and take every step over it."""
     folder.mkdir(parents=True)
     fill(folder, units)
@@ -142,22 +143,37 @@ def measure(units: int, folder: Path) -> Row:
         command = [sys.executable, __file__, "--step", step, "--folder", str(folder)]
         found[step] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     count = len(Storage(str(folder)).names("units"))
-    return Row(count, found)
+    return Steps(count, found)
 
 
-def rows(folder: Path, sizes: Sequence[int] = SIZES) -> Iterator[Row]:
+def ledgers(folder: Path, sizes: Sequence[int]) -> Iterator[Steps]:
     """One ledger after the other."""
     for units in sizes:
-        yield measure(units, folder / str(units))
+        yield run(units, folder / str(units))
 
 
-def table(measured: Iterable[Row]) -> Iterator[str]:
+def lines(measured: Iterable[Steps]) -> Iterator[str]:
     """The rows in Markdown, line by line as they come."""
     columns = [f"{step}, {unit}" for step in STEPS for unit in ("s", "CPU s", "MB")]
     yield f"| units | {' | '.join(columns)} |\n|{'--:|' * (len(columns) + 1)}"
     for row in measured:
-        cells = ["{:.1f} | {:.1f} | {}".format(*row.steps[step]) for step in STEPS]
+        cells = ["{:.1f} | {:.1f} | {}".format(*row.found[step]) for step in STEPS]
         yield f"| {row.units} | {' | '.join(cells)} |"
+
+
+def measure() -> list[Row]:
+    """The rows of this benchmark."""
+    with tempfile.TemporaryDirectory() as name:
+        small, large = ledgers(Path(name), SIZES)
+    found = []
+    for step in STEPS:
+        (_, few, low), (seconds, many, high) = small.found[step], large.found[step]
+        ratio = many / large.units / (few / small.units)
+        growth = 1024 * (high - low) / (large.units - small.units)
+        measured = f"{growth:.1f} KB; {seconds:.0f} s, CPU time per unit {ratio:.2f}x that of {small.units}"
+        what = f"{step}, {large.units} units of 5,000 scores: growth of memory per unit"
+        found.append(Row(what, "<= 15 KB", measured, growth <= 15))
+    return found
 
 
 def main() -> None:
@@ -175,7 +191,7 @@ def main() -> None:
         return
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for line in table(rows(folder, arguments.units)):
+        for line in lines(ledgers(folder, arguments.units)):
             print(line, flush=True)
 
 
