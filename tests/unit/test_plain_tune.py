@@ -18,7 +18,7 @@ from orchestrator.prepare import domain_fingerprints, draw_settings, open_datase
 from trainables.configuration import Configuration
 
 SIZE = 32
-FROZEN = {"alignment": "identity", "clusterer": "kmeans", "k": 2, "score": "both_centres"}
+FROZEN = {"alignment": "identity", "clusterer": "kmeans", "k": 4, "score": "both_centres"}
 TRAINED = {
     "alignment": "positive",
     "clusterer": "trimmed",
