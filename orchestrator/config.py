@@ -102,6 +102,9 @@ class SweepConfig(_Section):
     budget: BudgetConfig = BudgetConfig()
     output: Path = Field(Path("runs"), description="folder of all sweeps")
     cache: Path = Field(Path("runs/cache"), description="folder of images, features and activations")
+    cache_gb: float = Field(
+        50, gt=0, description="size of the cache above which what was not used for longest is removed"
+    )
     ledger: str | None = Field(
         None, description="folder or s3://, gs:// address of the unit records; null = the sweep's folder"
     )

@@ -15,19 +15,23 @@ import pyarrow.parquet as pq
 
 from orchestrator.config import SweepConfig
 from orchestrator.plan import Grid
-from trainables.backbones.base import Finetune, trunk_activations
+from trainables.backbones.base import TAPS, Finetune, describe_backbone
 from trainables.cache import ArrayCache, write_atomically
 from trainables.configuration import Configuration
 from trainables.data.base import Dataset, build_dataset
 from trainables.data.settings_file import read_settings
-from trainables.encoders.base import encode_domain
+from trainables.encoders.base import build_encoder
 from trainables.errors import TwofoldError
+from trainables.extract import Encode, InProcess, Output, extract
+from trainables.images import ImageTransform, decode
 from trainables.memory import keep_freed_memory
 from trainables.methods.base import Part, Rows, SettingArrays
 from trainables.seeding import canonical_json, stable_hash
 from trainables.types import ImageDomain, Setting
 
 Source = Literal["features", "activations"]
+Model = tuple[Source, str]
+"""What is computed and by which model: see ``ArrayName``."""
 
 
 @dataclass(frozen=True)
@@ -182,22 +186,29 @@ def check_feasible(grid: Grid, settings: Sequence[Setting]) -> None:
             )
 
 
-def prepare(config: SweepConfig, grid: Grid, settings: Sequence[Setting]) -> Prepared:
+def prepare(
+    config: SweepConfig, grid: Grid, settings: Sequence[Setting], encode: Encode | None = None
+) -> Prepared:
     """Decode and encode what the grid needs, or read it from the cache.
+
+    Args:
+        config: the sweep.
+        grid: its configurations.
+        settings: its settings.
+        encode: runs a network over batches; in this process when absent.
 
     Raises:
         TwofoldError: an image or a checkpoint cannot be read, or the cache cannot be written.
     """
     keep_freed_memory()
-    dataset = open_dataset(config)
-    cache = ArrayCache(config.cache)
-    domains = _domains(dataset, settings)
+    domains = _domains(open_dataset(config), settings)
+    models = _models(grid.configurations)
+    cache = ArrayCache(config.cache, 1e9 * config.cache_gb)
+    encode = encode or InProcess()
     arrays: dict[ArrayName, np.ndarray] = {}
-    for kind, model in _models(grid.configurations):
-        for (name, pseudo), domain in domains.items():
-            arrays[ArrayName(kind, model, name, pseudo)] = _compute(
-                kind, model, domain, pseudo, config.data.image_size, cache
-            )
+    for (name, pseudo), domain in domains.items():
+        computed = _compute(models, domain, pseudo, config.data.image_size, cache, encode)
+        arrays.update({ArrayName(*model, name, pseudo): array for model, array in computed.items()})
     normals = _true_normals(config) if _needs_labels(grid) else {}
     index = {setting.key: _index(setting, domains, normals.get(setting.key)) for setting in settings}
     return Prepared(arrays, index, config.data.image_size)
@@ -225,9 +236,9 @@ def subset(domain: ImageDomain, ids: Iterable[str]) -> ImageDomain:
     )
 
 
-def _models(configurations: Sequence[Configuration]) -> list[tuple[Source, str]]:
+def _models(configurations: Sequence[Configuration]) -> list[Model]:
     """Every (kind, model) that some configuration reads, in a fixed order."""
-    wanted: set[tuple[Source, str]] = set()
+    wanted: set[Model] = set()
     for configuration in configurations:
         frozen, trained = feature_model(configuration), activation_model(configuration)
         if frozen:
@@ -238,18 +249,39 @@ def _models(configurations: Sequence[Configuration]) -> list[tuple[Source, str]]
 
 
 def _compute(
-    kind: Source, model: str, domain: ImageDomain, pseudo: bool, image_size: int | None, cache: ArrayCache
-) -> np.ndarray:
+    models: Sequence[Model],
+    domain: ImageDomain,
+    pseudo: bool,
+    image_size: int | None,
+    cache: ArrayCache,
+    encode: Encode,
+) -> dict[Model, np.ndarray]:
+    """Every array of one domain: the images where a whole network is trained, the rest in as few passes as can be."""
+    arrays: dict[Model, np.ndarray] = {}
+    outputs: dict[Model, Output] = {}
+    for kind, name in models:
+        output = _output(kind, name, image_size)
+        if isinstance(output, Output):
+            outputs[kind, name] = output
+        else:
+            arrays[kind, name] = decode(domain, output, cache, pseudo)
+    return arrays | dict(
+        zip(outputs, extract(domain, list(outputs.values()), cache, pseudo, encode), strict=True)
+    )
+
+
+def _output(kind: Source, name: str, image_size: int | None) -> Output | ImageTransform:
+    """Where a network gives what a model stands for, or the geometry of images that are read as they are."""
+    if kind == "features" and not name.startswith("backbone|"):
+        return Output(build_encoder(name, image_size).pretrained, "features")
+    backbone, finetune = name.removeprefix("backbone|"), "head"
     if kind == "activations":
-        backbone, finetune = model.rsplit("|", 1)
-        return trunk_activations(
-            domain, backbone, cast(Finetune, finetune), image_size, cache, shuffled=pseudo
-        )
-    if model.startswith("backbone|"):
-        backbone = model.removeprefix("backbone|")
-        pooled = trunk_activations(domain, backbone, "head", image_size, cache, shuffled=pseudo)
-        return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
-    return encode_domain(domain, model, image_size, cache, shuffled=pseudo)
+        backbone, finetune = name.rsplit("|", 1)
+    pretrained = describe_backbone(backbone, finetune, image_size)
+    if kind == "features":
+        return Output(pretrained, "features")
+    tap = TAPS.get(cast(Finetune, finetune))
+    return pretrained.transform if tap is None else Output(pretrained, tap)
 
 
 def _needs_labels(grid: Grid) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from trainables.seeding import generator, stable_hash
 from trainables.types import ImageDomain
 
 _GRID = 4
+_DECODED_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,46 @@ def decode(
     Raises:
         TwofoldError: the domain is empty or one of its images cannot be read.
     """
+    def compute() -> np.ndarray:
+        size = transform.size
+        images = scratch_array(cache.root, (len(domain.ids), size, size, 3), np.uint8)
+        start = 0
+        for batch in decoded_batches(domain, transform, _DECODED_TOGETHER, shuffled):
+            images[start : start + len(batch)] = batch
+            start += len(batch)
+        return images
+
+    return cache.get("images", domain_content(domain, transform, shuffled), compute)
+
+
+def decoded_batches(
+    domain: ImageDomain, transform: ImageTransform, size: int, shuffled: bool = False
+) -> Generator[np.ndarray, None, None]:
+    """Decode a domain in batches of ``size`` images, (b, s, s, 3) uint8; threads decode the next ones meanwhile.
+
+    Raises:
+        TwofoldError: the domain is empty or one of its images cannot be read.
+    """
     if not domain.ids:
         raise TwofoldError(f"domain '{domain.name}' has no images; check its folder.")
 
-    def compute() -> np.ndarray:
-        if shuffled:
-            return patch_shuffled(decode(domain, transform, cache), domain.ids)
-        return _decode(domain, transform, cache)
+    def read(start: int) -> np.ndarray:
+        rows = range(start, min(start + size, len(domain.ids)))
+        images = np.stack([transform(domain.read(row)) for row in rows])
+        return patch_shuffled(images, domain.ids[rows.start : rows.stop]) if shuffled else images
 
-    return cache.get("images", domain_content(domain, transform, shuffled), compute)
+    threads = min(8, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        ahead: deque[Future[np.ndarray]] = deque()
+        for start in range(0, len(domain.ids), size):
+            ahead.append(pool.submit(read, start))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def domain_content(domain: ImageDomain, transform: ImageTransform, shuffled: bool) -> dict[str, Any]:
@@ -95,18 +128,6 @@ def domain_content(domain: ImageDomain, transform: ImageTransform, shuffled: boo
         "transform": asdict(transform),
         "shuffled": _GRID if shuffled else False,
     }
-
-
-def _decode(domain: ImageDomain, transform: ImageTransform, cache: ArrayCache) -> np.ndarray:
-    size = transform.size
-    images = scratch_array(cache.root, (len(domain.ids), size, size, 3), np.uint8)
-
-    def fill(index: int) -> None:
-        images[index] = transform(domain.read(index))
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        list(pool.map(fill, range(len(domain.ids))))
-    return images
 
 
 def scratch_array(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

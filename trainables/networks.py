@@ -6,22 +6,18 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from trainables import weights
-from trainables.cache import ArrayCache
 from trainables.errors import NonFinite, TwofoldError, UnknownName, nearest_name
-from trainables.images import ImageTransform, scratch_array
+from trainables.images import ImageTransform
 from trainables.seeding import stable_hash
-
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Pretrained:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
-    build: Callable[[], nn.Module]
+    build: Callable[[], nn.Module] = field(compare=False)
 
     def normalisation(self) -> nn.Module:
         """The layer from uint8 images to the input of ``build()``."""
@@ -82,34 +78,6 @@ def unit_rows(features: torch.Tensor) -> torch.Tensor:
 def best_device() -> torch.device:
     """The first GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@torch.inference_mode()
-def run_batched(network: nn.Module, images: np.ndarray, cache: ArrayCache | None = None) -> np.ndarray:
-    """Outputs of a network in eval mode.
-
-    Args:
-        network: (b, s, s, 3) uint8 -> (b, ...).
-        images: (n, s, s, 3) uint8.
-        cache: where a large result is put while it grows; in memory when absent.
-
-    Returns:
-        (n, ...) float32.
-    """
-    device = best_device()
-    # channels_last: the faster layout for EfficientNet-Lite0 on a CPU
-    network = network.to(device).to(memory_format=torch.channels_last).eval()
-    outputs: np.ndarray | None = None
-    for start in range(0, len(images), _BATCH):
-        batch = torch.tensor(images[start : start + _BATCH], device=device)
-        values = network(batch).float().cpu().numpy()
-        if outputs is None:
-            shape = (len(images), *values.shape[1:])
-            outputs = scratch_array(cache.root, shape, np.float32) if cache else np.empty(shape, np.float32)
-        outputs[start : start + _BATCH] = values
-    if outputs is None:
-        raise TwofoldError("there are no images to encode.")
-    return outputs
 
 
 def no_argument(name: str, argument: str) -> None:

@@ -186,7 +186,7 @@ def test_unfit_checkpoint_is_named(
         TwofoldError, match=rf"the checkpoint .*bad\{case.suffix} cannot be loaded into"
     ) as error:
         if case in ENCODER_CASES:
-            _ = build_encoder(name, case.size).network
+            build_encoder(name, case.size).pretrained.build()
         else:
             build_backbone(name, "full", None, case.size, seed=0)
     assert "\n" not in str(error.value) and "copy it again" in str(error.value)
@@ -198,4 +198,4 @@ def test_size_that_a_clip_resnet_cannot_take_is_explained(tmp_path: Path) -> Non
     file = tmp_path / "rn50.pt"
     torch.save({"visual.conv1.weight": torch.zeros(32, 3, 3, 3)}, file)
     with pytest.raises(TwofoldError, match="open_clip:RN50 at 64 pixels"):
-        _ = build_encoder(f"open_clip:RN50/{file}", 64).network
+        build_encoder(f"open_clip:RN50/{file}", 64).pretrained.build()

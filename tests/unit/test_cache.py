@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -110,3 +115,70 @@ def test_unwritable_folder_is_named(tmp_path: Path) -> None:
 def test_round_trip_keeps_every_bit(tmp_path_factory: pytest.TempPathFactory, array: np.ndarray) -> None:
     stored = ArrayCache(tmp_path_factory.mktemp("cache")).get("any", {}, lambda: array)
     assert stored.dtype == array.dtype and stored.shape == array.shape and stored.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("position", [8, 300, -40, -1])
+def test_one_flipped_byte_is_computed_again(tmp_path: Path, position: int) -> None:
+    cache, big = ArrayCache(tmp_path), np.random.default_rng(0).normal(size=(100, 9))
+    cache.get("features", {"a": 1}, lambda: big)
+    content = bytearray(entry(tmp_path).read_bytes())
+    content[position] ^= 1
+    entry(tmp_path).write_bytes(content)
+    assert ArrayCache(tmp_path).read("features", {"a": 1}) is None
+    assert np.array_equal(cache.get("features", {"a": 1}, lambda: big), big)
+
+
+def fill(root: Path, ages: dict[str, float]) -> int:
+    """Entries named by their age in seconds; the size of one."""
+    for name, age in ages.items():
+        ArrayCache(root).write("features", {"name": name}, ARRAY)
+        then = time.time() - age
+        for path in root.rglob("*.arrow"):
+            if path.stat().st_mtime > time.time() - 60:
+                os.utime(path, (then, then))
+    return entry_size(root)
+
+
+def entry_size(root: Path) -> int:
+    return max(path.stat().st_size for path in root.rglob("*.arrow"))
+
+
+def left(root: Path, names: Iterable[str]) -> set[str]:
+    return {name for name in names if ArrayCache(root).read("features", {"name": name}) is not None}
+
+
+def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
+    ages = {"week": 7 * 86400.0, "day": 86400.0, "hours": 3 * 3600.0}
+    size = fill(tmp_path, ages)
+    ArrayCache(tmp_path, most_bytes=3 * size).write("features", {"name": "new"}, ARRAY)
+    assert left(tmp_path, [*ages, "new"]) == {"day", "hours", "new"}
+    assert len(list(tmp_path.rglob("*.json"))) == 3
+
+
+def test_what_is_in_use_stays_however_large_the_cache_is(tmp_path: Path) -> None:
+    fill(tmp_path, {"read here": 86400.0, "by another sweep": 600.0, "by nobody": 86400.0})
+    cache = ArrayCache(tmp_path, most_bytes=1)
+    assert cache.read("features", {"name": "read here"}) is not None
+    old = time.time() - 86400
+    for path in tmp_path.rglob("*.arrow"):
+        if path.stat().st_mtime > time.time() - 60:
+            os.utime(path, (old, old))
+    cache.write("features", {"name": "new"}, ARRAY)
+    names = ["read here", "by another sweep", "by nobody", "new"]
+    assert left(tmp_path, names) == {"read here", "by another sweep", "new"}
+
+
+def test_two_processes_that_write_and_evict_at_once_never_read_half(tmp_path: Path) -> None:
+    """Each of four processes reads only what it wrote, whole, while all of them make room."""
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from trainables import cache\n"
+        "cache.IN_USE_SECONDS = 0\n"
+        "mine = cache.ArrayCache(Path(sys.argv[1]), most_bytes=3e5)\n"
+        "for i in range(60):\n"
+        "    array = np.full((100, 100), i, np.float32)\n"
+        "    got = mine.get('features', {'i': i % 20}, lambda: array)\n"
+        "    assert got.shape == (100, 100) and len(np.unique(got)) == 1\n"
+        "    mine._used.clear()\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(4)]
+    assert [process.wait(timeout=60) for process in running] == [0] * 4

@@ -6,10 +6,11 @@ map of the pooled features. The trunk never changes, so its activations are comp
 
 from __future__ import annotations
 
+import copy
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,13 +19,16 @@ from torch import nn
 from trainables.backbones.stages import split_last_stage
 from trainables.cache import ArrayCache
 from trainables.errors import TwofoldError, UnknownName, nearest_name
-from trainables.images import ImageTransform, decode, domain_content
-from trainables.networks import Pretrained, run_batched, unit_rows
+from trainables.extract import Output, Tap, extract
+from trainables.images import ImageTransform, decode
+from trainables.networks import Pretrained, unit_rows
 from trainables.registry import Registry
 from trainables.seeding import stable_hash
 from trainables.types import ImageDomain
 
 Finetune = Literal["full", "last_stage", "head"]
+TAPS: dict[Finetune, Tap] = {"last_stage": "trunk", "head": "pooled"}
+"""Where the inputs of a trainable tail are taken from the network; ``full`` reads the images themselves."""
 
 
 class Architecture(ABC):
@@ -52,6 +56,9 @@ class Tail(nn.Module):
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
+        for module in self.layers.modules():
+            if next(module.children(), None) is None:
+                module.register_forward_hook(_keep_layout_of_gradient)
         self.train()
 
     def train(self, mode: bool = True) -> Tail:
@@ -62,6 +69,15 @@ class Tail(nn.Module):
     def forward(self, activations: torch.Tensor) -> torch.Tensor:
         """(b, ...) -> (b, e), each row of norm 1."""
         return unit_rows(self.layers(activations))
+
+
+def _keep_layout_of_gradient(_module: nn.Module, _inputs: object, output: Any) -> None:
+    """Let the gradient of a channels_last map be channels_last as well.
+
+    Pooling gives it another layout, in which the layers before take up to twenty times as long.
+    """
+    if isinstance(output, torch.Tensor) and output.ndim == 4 and output.requires_grad:
+        output.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,17 +120,16 @@ def build_backbone(
         TwofoldError: the name, the cut or the weights cannot be had.
     """
     pretrained = describe_backbone(name, finetune, image_size)
+    trunk, body, dim = _cut(pretrained, finetune)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU alone: weights are drawn there
-        trunk, body = _cut(pretrained, finetune)
-        dim = _pooled_dim(pretrained, nn.Sequential(trunk, body))
         embed = _embedding(dim, embedding_dim, square=finetune == "head")
     return Backbone(
         pretrained.transform,
         _fingerprint(pretrained, finetune),
         embedding_dim or dim,
-        trunk.requires_grad_(False).eval(),
-        Tail(body, embed),
+        trunk,
+        Tail(copy.deepcopy(body), embed),
     )
 
 
@@ -159,31 +174,29 @@ def trunk_activations(
     pretrained = describe_backbone(name, finetune, image_size)
     if finetune == "full":
         return decode(domain, pretrained.transform, cache, shuffled)
-
-    def compute() -> np.ndarray:
-        trunk, _ = _cut(pretrained, finetune)
-        return run_batched(trunk, decode(domain, pretrained.transform, cache, shuffled), cache)
-
-    content: Mapping[str, object] = {
-        **domain_content(domain, pretrained.transform, shuffled),
-        "network": _fingerprint(pretrained, finetune),
-    }
-    return cache.get("activations", content, compute)
+    return extract(domain, [Output(pretrained, TAPS[finetune])], cache, shuffled)[0]
 
 
 def _fingerprint(pretrained: Pretrained, finetune: str) -> str:
     return stable_hash([pretrained.fingerprint, finetune])
 
 
-def _cut(pretrained: Pretrained, finetune: str) -> tuple[nn.Module, nn.Module]:
-    """(trunk from uint8 images, the network's part of the tail)."""
+@functools.lru_cache(maxsize=1)
+def _cut(pretrained: Pretrained, finetune: Finetune) -> tuple[nn.Module, nn.Module, int]:
+    """(trunk from uint8 images, the network's part of the tail, size of the pooled features).
+
+    Kept for the next training: building a network and reading its weights takes as long as some epochs do.
+    """
     normalise, network = pretrained.normalisation(), pretrained.build().eval()
+    trunk: nn.Module
     if finetune == "full":
-        return nn.Identity(), nn.Sequential(normalise, network)
-    if finetune == "head":
-        return nn.Sequential(normalise, network), nn.Identity()
-    trunk, last = split_last_stage(network, pretrained.name)
-    return nn.Sequential(normalise, trunk), last
+        trunk, body = nn.Identity(), nn.Sequential(normalise, network)
+    elif finetune == "head":
+        trunk, body = nn.Sequential(normalise, network), nn.Identity()
+    else:
+        front, body = split_last_stage(network, pretrained.name)
+        trunk = nn.Sequential(normalise, front)
+    return trunk.requires_grad_(False).eval(), body, _pooled_dim(pretrained, nn.Sequential(trunk, body))
 
 
 @torch.no_grad()

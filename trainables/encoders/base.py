@@ -6,17 +6,15 @@ model.
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 
 import numpy as np
-import torch
-from torch import nn
 
 from trainables.cache import ArrayCache
 from trainables.errors import TwofoldError
-from trainables.images import ImageTransform, decode, domain_content
-from trainables.networks import Pretrained, run_batched, unit_rows
+from trainables.extract import InProcess, Output, batch_size, extract
+from trainables.images import ImageTransform
+from trainables.networks import Pretrained
 from trainables.registry import Registry
 from trainables.types import ImageDomain
 
@@ -47,19 +45,6 @@ class Encoder(ABC):
         """Hash of the architecture and its weights, computed without building the network."""
         return self.pretrained.fingerprint
 
-    @functools.cached_property
-    def network(self) -> nn.Module:
-        """Built on first use: (b, s, s, 3) uint8 -> (b, d) features, not yet normalised.
-
-        Raises:
-            TwofoldError: the weights cannot be fetched or loaded.
-        """
-        return (
-            nn.Sequential(self.pretrained.normalisation(), self.pretrained.build())
-            .eval()
-            .requires_grad_(False)
-        )
-
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Features of decoded images.
 
@@ -71,9 +56,12 @@ class Encoder(ABC):
 
         Raises:
             NonFinite: a feature is zero or not finite.
+            TwofoldError: the weights cannot be fetched or loaded.
         """
-        features = torch.from_numpy(run_batched(self.network, images))
-        return unit_rows(features).numpy()
+        size = batch_size(self.transform.size)
+        batches = (images[start : start + size] for start in range(0, len(images), size))
+        encoded = InProcess()(self.pretrained, ("features",), batches)
+        return np.concatenate([outputs["features"] for outputs in encoded])
 
 
 ENCODERS: Registry[Encoder] = Registry("encoder", "trainables.encoders")
@@ -123,11 +111,5 @@ def encode_domain(
         NonFinite: a feature is zero or not finite.
         TwofoldError: the encoder or an image cannot be had.
     """
-    encoder = build_encoder(encoder_name, image_size)
-    content = {
-        **domain_content(domain, encoder.transform, shuffled),
-        "network": encoder.fingerprint,
-    }
-    return cache.get(
-        "features", content, lambda: encoder.encode(decode(domain, encoder.transform, cache, shuffled))
-    )
+    output = Output(build_encoder(encoder_name, image_size).pretrained, "features")
+    return extract(domain, [output], cache, shuffled)[0]

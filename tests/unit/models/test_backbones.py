@@ -230,7 +230,7 @@ def test_warm_cache_builds_no_network(
 def test_truncated_activations_are_computed_again(tmp_path: Path, finetune: Finetune) -> None:
     cache = ArrayCache(tmp_path)
     first = trunk_activations(crops(), NAME, finetune, SIZE, cache).copy()
-    (entry,) = (tmp_path / "activations").glob("*.arrow")
+    (entry,) = tmp_path.rglob("*.arrow")
     entry.write_bytes(entry.read_bytes()[: entry.stat().st_size // 2])
     assert np.array_equal(trunk_activations(crops(), NAME, finetune, SIZE, cache), first)
 

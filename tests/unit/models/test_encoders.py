@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from trainables import networks
 from trainables.cache import ArrayCache
 from trainables.encoders.base import build_encoder, encode_domain
+from trainables.extract import PIXELS_PER_BATCH, TappedNetwork
 from trainables.errors import NonFinite, TwofoldError, UnknownName
 from trainables.types import ImageDomain
 
@@ -37,8 +38,8 @@ def wheel_weights() -> dict[str, torch.Tensor]:
 
 def test_efficientnet_lite0_recognises_a_real_flower() -> None:
     encoder = build_encoder("efficientnet_lite0", None)
-    with torch.inference_mode():
-        features = encoder.network(torch.tensor(encoder.transform(FLOWER)[None]))
+    network = TappedNetwork(encoder.pretrained, ("pooled",))
+    features = torch.tensor(network.run(encoder.transform(FLOWER)[None])["pooled"])
     state = wheel_weights()
     logits = F.linear(features, state["_fc.weight"], state["_fc.bias"])[0]
     assert features.shape == (1, 1280)
@@ -65,7 +66,8 @@ def test_pixels_are_scaled_to_minus_one_and_one() -> None:
     assert layer(ends).view(2, 3).tolist() == [[-1.0] * 3, [1.0] * 3]
 
 
-def test_batches_do_not_change_the_features() -> None:
+def test_batches_do_not_change_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PIXELS_PER_BATCH, "cpu", 64 * 32**2)
     encoder = build_encoder("efficientnet_lite0", 32)
     images = np.stack([encoder.transform(crops(70).read(i)) for i in range(70)])
     together = encoder.encode(images)

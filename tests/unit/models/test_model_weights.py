@@ -49,7 +49,7 @@ def silent_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[s
 def test_weights_out_of_reach_say_what_to_do(silent_server: str, name: str, file: str, remedy: str) -> None:
     start = time.monotonic()
     with pytest.raises(TwofoldError) as error:
-        _ = build_encoder(name, None).network
+        build_encoder(name, None).pretrained.build()
     assert time.monotonic() - start < 10
     text = str(error.value)
     for part in (f"the weights {name}", "could not be fetched", file, remedy, "efficientnet_lite0"):
@@ -129,7 +129,7 @@ def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, name: str) -> N
     file, trace = tmp_path / "weights.pt", tmp_path / "trace"
     file.write_bytes(pickle.dumps({"conv1.weight": Malicious(trace)}))
     with pytest.raises(TwofoldError, match=r"weights\.pt cannot be loaded"):
-        _ = build_encoder(name.format(file), None).network
+        build_encoder(name.format(file), None).pretrained.build()
     assert not trace.exists()
 
 
@@ -137,7 +137,7 @@ def test_torchscript_archive_is_explained(tmp_path: Path) -> None:
     file = tmp_path / "jit.pt"
     torch.jit.save(torch.jit.script(nn.Linear(1, 1)), str(file))
     with pytest.raises(TwofoldError, match=r"jit\.pt .*TorchScript"):
-        _ = build_encoder(f"timm:test_resnet/{file}", None).network
+        build_encoder(f"timm:test_resnet/{file}", None).pretrained.build()
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet/{}", "open_clip:ViT-S-32-alt/{}"])
