@@ -27,6 +27,7 @@ import torch
 from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from orchestrator.config import load_config
 from orchestrator.oracle import Drawn, Request, draw
@@ -38,12 +39,13 @@ from trainables.data.base import Dataset
 from trainables.encoders.base import build_encoder
 from trainables.images import ImageTransform, patch_shuffled
 from trainables.methods.base import PARTS, Part, Rows, SettingArrays, Training, TrainingInputs
-from trainables.networks import run_batched
+from trainables.networks import unit_rows
 from trainables.scores.base import Reference
 from trainables.seeding import generator
 from trainables.types import Assignment, Setting
 
 HELD_OUT: tuple[Part, ...] = ("source_val", "target_sel", "pseudo", "test")
+BATCH = 32
 
 Images = Callable[[Part, ImageTransform], np.ndarray]
 Report = Callable[[dict[str, Any]], None]
@@ -91,9 +93,11 @@ def score_unit(
         (n,) scores of each held-out part, higher = more anomalous.
     """
     images = cache(images)  # encoder and backbone may look at the same ones
-    encoder = build_encoder(configuration.encoder, image_size)
+    encoder = build_encoder(configuration.encoder, image_size).pretrained
+    network = nn.Sequential(encoder.normalisation(), encoder.build())
     needed = ("target_fit",) if configuration.method else PARTS
-    features = {part: encoder.encode(images(part, encoder.transform)) for part in needed}
+    outputs = {part: run_network(network, images(part, encoder.transform)) for part in needed}
+    features = {part: unit_rows(pooled).numpy() for part, pooled in outputs.items()}
     draws = generator("cluster", setting.key, seed, configuration.trusted_key)
     assignment = configuration.clusterer(features["target_fit"], draws)
     if configuration.method:
@@ -108,6 +112,13 @@ def score_unit(
     return {part: configuration.score(embeddings[part], reference) for part in HELD_OUT}
 
 
+@torch.inference_mode()
+def run_network(network: nn.Module, images: np.ndarray) -> torch.Tensor:
+    """Outputs (n, ...) of a frozen network for (n, s, s, 3) uint8 images."""
+    network = network.eval().to(memory_format=torch.channels_last)
+    return torch.cat([network(batch) for batch in torch.from_numpy(images).split(BATCH)])
+
+
 def start_training(
     images: Images,
     setting: Setting,
@@ -119,7 +130,7 @@ def start_training(
     """A training on the activations of the backbone's frozen trunk, which are computed here, once."""
     method = configuration.method
     backbone = build_backbone(method.backbone, method.finetune, method.embedding_dim, image_size, seed=seed)
-    inputs = {part: run_batched(backbone.trunk, images(part, backbone.transform)) for part in PARTS}
+    inputs = {part: run_network(backbone.trunk, images(part, backbone.transform)).numpy() for part in PARTS}
     rows = {part: Rows(array, np.arange(len(array))) for part, array in inputs.items()}
     arrays = SettingArrays(features={}, inputs=rows)
     return method.start(
