@@ -1,10 +1,9 @@
-"""Units per minute: twofold, with an empty and with a filled cache, against benchmarks/plain_tune.py.
+"""Units per minute: twofold, with an empty and with a filled cache, against the script of plain_tune.py.
 
-python benchmarks/speed.py [SPACE] [--repeats 3] [--folder FOLDER]
+python benchmarks/speed.py [--repeats 3] [--space benchmarks/plain_tune.yaml]
 
-Every command is timed as a user waits for it, from start to exit, and they take turns, so that whatever
-else the machine does weighs on all. Ends with 1 if a score of twofold differs by more than 1e-4 from the
-script's.
+Every command is timed as a user waits for it, from start to exit, and they take turns, so that whatever else
+the machine does weighs on all. Scores have to be the same. Prints a table.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
+from rows import Row, spread, table
 
 from orchestrator.ledger import UnitRecord, read_units
 from trainables.seeding import canonical_json
@@ -35,14 +34,12 @@ SCRIPT = Path(__file__).with_name("plain_tune.py")
 TWOFOLD = Path(sys.executable).with_name("twofold")
 PARTS = ("source_val", "target_sel", "pseudo", "test")
 TOLERANCE = 1e-4
-GOALS = {"cold": 20, "warm": 40}
-HEADINGS = ("command", "seconds, median (all)", "CPU seconds", "units per minute", "times the script", "goal")
-NAMES = {"plain": "plain Ray Tune script", "cold": "twofold, empty cache", "warm": "twofold, filled cache"}
+GOALS = {"empty": 20, "filled": 40}
 MARK = "TWOFOLD_BENCHMARK"
 SAMPLE_SECONDS = 0.5
 ENVIRONMENT = {
     **os.environ,
-    # What only one of the two would otherwise wait for, or suffer from.
+    # What twofold sets for itself: the script, too, waits for no telemetry and yields to no other process.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
@@ -53,83 +50,71 @@ Scores = dict[str, np.ndarray]
 """Setting, configuration and seed as JSON -> the scores of all held-out parts, one after the other."""
 
 
-@dataclass
-class Speed:
-    """What was measured.
+@dataclass(frozen=True)
+class Cost:
+    """Wall time of a command, and CPU time of all processes it started, in seconds."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """Each command once.
 
     Attributes:
         units: of the sweep.
-        times: wall and CPU seconds of each command, by kind: ``plain``, ``cold``, ``warm``.
+        script: what the script took.
+        twofold: state of the cache, as in ``GOALS`` -> what twofold took.
         difference: largest one between a score of twofold and the script's; relative to scores above 1.
     """
 
-    units: int = 0
-    times: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: {kind: [] for kind in NAMES})
-    difference: float = 0.0
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """The table below ``HEADINGS``."""
-        walls = {kind: [wall for wall, _ in times] for kind, times in self.times.items()}
-        medians = {kind: statistics.median(wall) for kind, wall in walls.items()}
-        return [
-            (
-                NAMES[kind],
-                f"{medians[kind]:.1f} ({', '.join(f'{wall:.1f}' for wall in walls[kind])})",
-                f"{statistics.median(cpu for _, cpu in times):.0f}",
-                f"{60 * self.units / medians[kind]:.1f}",
-                f"{medians['plain'] / medians[kind]:.1f}",
-                f">= {GOALS[kind]}" if kind in GOALS else "",
-            )
-            for kind, times in self.times.items()
-        ]
+    units: int
+    script: Cost
+    twofold: dict[str, Cost]
+    difference: float
 
 
-def measure(space: Path, repeats: int, folder: Path) -> Speed:
-    """Time ``repeats`` rounds of the three commands and compare their scores.
-
-    Args:
-        space: sweep file that the script can run.
-        repeats: rounds.
-        folder: empty; holds everything.
-    """
+def run_round(space: Path, folder: Path) -> Round:
+    """Run the script, then twofold with an empty and with a filled cache, in an empty folder."""
     name = yaml.safe_load(space.read_text())["name"]
-    speed = Speed()
-    for number in range(repeats):
-        plain, cold, warm = (folder / f"{kind}{number}" for kind in NAMES)
-        cache = folder / "cache"
-        shutil.rmtree(cache, ignore_errors=True)
-        speed.times["plain"].append(_time(sys.executable, SCRIPT, space, "--folder", plain))
-        expected = _script_scores(plain / name)
-        for kind, output in (("cold", cold), ("warm", warm)):
-            sets = [f"output={output}", f"cache={cache}", f"tracking_uri=sqlite:///{output}/mlflow.db"]
-            arguments = [argument for one in sets for argument in ("--set", one)]
-            speed.times[kind].append(_time(TWOFOLD, "sweep", space, *arguments))
-            difference = _difference(expected, _twofold_scores(output / name))
-            speed.difference = max(speed.difference, difference)
-        speed.units = len(expected)
-    return speed
+    script = timed(sys.executable, SCRIPT, space, "--folder", folder / "script")
+    expected = _script_scores(folder / "script" / name)
+    costs: dict[str, Cost] = {}
+    differences = []
+    for cache in GOALS:
+        output = folder / cache
+        values = [
+            f"output={output}",
+            f"cache={folder / 'cache'}",
+            f"tracking_uri=sqlite:///{output}/mlflow.db",
+        ]
+        costs[cache] = timed(
+            TWOFOLD, "sweep", space, *(word for value in values for word in ("--set", value))
+        )
+        differences.append(_difference(expected, _twofold_scores(output / name)))
+    return Round(len(expected), script, costs, max(differences))
 
 
-def _time(*command: object) -> tuple[float, float]:
-    """Wall time of a command that has to end well, and CPU time of all processes it starts."""
+def timed(*command: object) -> Cost:
+    """Run a command that has to end well."""
     mark = uuid.uuid4().hex
     spent: dict[str, float] = {}
+    environment = {**ENVIRONMENT, MARK: mark}
     with tempfile.TemporaryFile("w+") as output:
         started = time.monotonic()
-        running = subprocess.Popen(
-            list(map(str, command)), env={**ENVIRONMENT, MARK: mark}, stdout=output, stderr=output
-        )
+        running = subprocess.Popen(list(map(str, command)), env=environment, stdout=output, stderr=output)
         while running.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 running.wait(SAMPLE_SECONDS)
             _sample(mark, spent)
-        seconds = time.monotonic() - started
+        wall = time.monotonic() - started
         if running.returncode != 0:
             output.seek(0)
             raise SystemExit(
                 f"{' '.join(map(str, command))} ended with {running.returncode}:\n{output.read()}"
             )
-    return seconds, sum(spent.values())
+    return Cost(wall, sum(spent.values()))
 
 
 def _sample(mark: str, spent: dict[str, float]) -> None:
@@ -172,28 +157,47 @@ def _difference(expected: Scores, found: Scores) -> float:
 
     Infinite where the units or the images are not the same.
     """
-    if expected.keys() != found.keys():
+    if not expected or expected.keys() != found.keys():
         return float("inf")
     pairs = [(expected[key], found[key]) for key in expected]
-    if not pairs or any(a.shape != b.shape for a, b in pairs):
+    if any(a.shape != b.shape for a, b in pairs):
         return float("inf")
     return max(float((np.abs(a - b) / np.maximum(1, np.abs(a))).max()) for a, b in pairs)
 
 
-def main() -> int:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("space", nargs="?", type=Path, default=SPACE, help="sweep file")
+def measure(space: Path, repeats: int) -> list[Row]:
+    """The rows of this benchmark."""
+    rounds = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            rounds.append(run_round(space, Path(folder)))
+    return [_row(cache, rounds) for cache in GOALS]
+
+
+def _row(cache: str, rounds: Sequence[Round]) -> Row:
+    ratios = [one.script.wall / one.twofold[cache].wall for one in rounds]
+    theirs, ours = [one.script for one in rounds], [one.twofold[cache] for one in rounds]
+    minutes = [statistics.median(cost.wall for cost in costs) / 60 for costs in (theirs, ours)]
+    units, difference = rounds[0].units, max(one.difference for one in rounds)
+    return Row(
+        f"units per minute, twofold with {cache} cache / plain Ray Tune script, {units} units",
+        f">= {GOALS[cache]}x",
+        f"{spread(ratios, 1)}x: {units / minutes[1]:.0f} and {units / minutes[0]:.1f}; commands take "
+        f"{spread([cost.wall for cost in ours], 1)} s and {spread([cost.wall for cost in theirs], 0)} s, "
+        f"CPU {spread([cost.cpu for cost in ours], 0)} s and {spread([cost.cpu for cost in theirs], 0)} s; "
+        f"scores equal to {difference:.0e}",
+        statistics.median(ratios) >= GOALS[cache] and difference <= TOLERANCE,
+    )
+
+
+def main() -> None:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description="twofold against an ordinary Ray Tune script")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="empty; a temporary one unless given, and kept then")
-    arguments = parser.parse_args()
-    with contextlib.ExitStack() as stack:
-        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        speed = measure(arguments.space, arguments.repeats, folder.absolute())
-    print("\n".join(f"| {' | '.join(row)} |" for row in (HEADINGS, ("---", *["--:"] * 5), *speed.rows())))
-    print(f"\n{speed.units} units; largest difference of a score: {speed.difference:.1e}")
-    return 0 if speed.difference <= TOLERANCE else 1
+    parser.add_argument("--space", type=Path, default=SPACE)
+    given = parser.parse_args()
+    print(table(measure(given.space, given.repeats)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
