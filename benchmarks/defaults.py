@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from orchestrator.ledger import UnitRecord, read_units
+from orchestrator.ledger import UnitRecord
 from orchestrator.pipeline import load_folder
 from orchestrator.plan import enumerate_grid
 from orchestrator.report.words import describe
@@ -30,7 +30,7 @@ SHOWN = 8
 def main(folders: list[Path]) -> None:
     """Print both tables for each sweep folder."""
     for folder in folders:
-        records = [UnitRecord.from_row(row) for row in read_units(folder / "units.parquet")]
+        records = UnitRecord.from_table(pq.read_table(folder / "units.parquet"))
         auroc = dict(_columns(folder / "oracle" / "auroc.parquet", "key", "auroc"))
         default = enumerate_grid(load_folder(folder)).default.as_dict()
         print(f"\n## {folder.name}: mean AUROC over {len({r.setting for r in records})} settings\n")

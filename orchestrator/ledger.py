@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.attempts import Failure
@@ -122,15 +125,17 @@ class UnitRecord:
         return row
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> UnitRecord:
-        """Inverse of ``to_row``."""
-        values = dict(row)
-        values.update({name: json.loads(row[name]) for name in _JSON_FIELDS})
-        for entry in fields(cls):
-            if entry.type == "np.ndarray":
-                kind = SCHEMA.field(entry.name).type.value_type.to_pandas_dtype()
-                values[entry.name] = np.asarray(row[entry.name], dtype=kind)
-        return cls(**values)
+    def from_table(cls, table: pa.Table) -> list[UnitRecord]:
+        """The records of rows of ``SCHEMA``; their arrays are views of the columns."""
+        table = table.combine_chunks()
+        plain = [entry.name for entry in SCHEMA if not pa.types.is_list(entry.type)]
+        rows = table.select(plain).to_pylist()
+        for row in rows:
+            row.update({name: json.loads(row[name]) for name in _JSON_FIELDS})
+        for name in set(SCHEMA.names) - set(plain):
+            for row, values in zip(rows, arrays(table[name]), strict=True):
+                row[name] = values
+        return [cls(**row) for row in rows]
 
 
 class Ledger:
@@ -175,7 +180,7 @@ class Ledger:
     def read(self, key: str) -> UnitRecord | None:
         """The record of a unit, or None where it is missing or damaged."""
         table = _table(self._storage.read(_file(key)))
-        return None if table is None else UnitRecord.from_row(table.to_pylist()[0])
+        return None if table is None else UnitRecord.from_table(table)[0]
 
     def states(self, keys: Iterable[str]) -> dict[str, State]:
         """State of every recorded unit among ``keys``; a damaged record is absent."""
@@ -190,17 +195,29 @@ class Ledger:
         for key in keys:
             self._storage.remove(_file(key))
 
-    def compact(self, keys: Sequence[str], path: Path) -> list[State]:
-        """Write the records of ``keys`` to one Parquet file, one row a unit; return their states."""
-        tables = self._tables(keys)
-        whole = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-        write_atomically(path, lambda temporary: pq.write_table(whole, temporary))
-        states: list[State] = whole["state"].to_pylist()
+    def compact(self, groups: Iterable[Sequence[str]], path: Path) -> Counter[State]:
+        """Write records to one Parquet file, a row per unit and a row group per group; count the states.
+
+        Args:
+            groups: keys of units, those of one setting together.
+            path: of the file.
+        """
+        states: Counter[State] = Counter()
+
+        def fill(temporary: Path) -> None:
+            with pq.ParquetWriter(temporary, SCHEMA) as writer:
+                for keys in groups:
+                    if tables := list(self._tables(keys)):
+                        whole = pa.concat_tables(tables)
+                        writer.write_table(whole)
+                        states.update(whole["state"].to_pylist())
+
+        write_atomically(path, fill)
         return states
 
-    def _tables(self, keys: Iterable[str]) -> list[pa.Table]:
+    def _tables(self, keys: Iterable[str]) -> Iterator[pa.Table]:
         contents = self._storage.read_all(_file(key) for key in keys)
-        return [table for content in contents if (table := _table(content)) is not None]
+        return (table for content in contents if (table := _table(content)) is not None)
 
 
 OUTLINE = ["key", "state", "failure", "error", "attempts", "preemptions", "ended"]
@@ -220,7 +237,30 @@ def _table(stored: bytes | None) -> pa.Table | None:
     return table if table.schema.equals(SCHEMA) else None
 
 
+def arrays(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """The lists of a column as arrays (n,), views of one buffer; an absent list is empty."""
+    found: list[np.ndarray] = []
+    for chunk in column.chunks:
+        values = chunk.values.to_numpy(zero_copy_only=False)
+        ends = chunk.offsets.to_numpy()
+        found.extend(values[start:end] for start, end in itertools.pairwise(ends))
+    return found
+
+
 def read_units(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Rows of a ``units.parquet``, with only some columns where given."""
     rows: list[dict[str, Any]] = pq.read_table(path, columns=list(columns) if columns else None).to_pylist()
     return rows
+
+
+def read_by_setting(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a ``units.parquet``, setting by setting, with only some columns where given.
+
+    ``setting`` must be one of the columns.
+    """
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=list(columns) if columns else None)
+            # A file of an earlier version has all settings in one row group.
+            for setting in table["setting"].unique():
+                yield table.filter(pc.equal(table["setting"], setting))

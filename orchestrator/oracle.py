@@ -17,9 +17,11 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orchestrator.ledger import arrays, read_by_setting
 from trainables.cache import write_atomically
 from trainables.data.base import DATASETS, Dataset, build_dataset
 from trainables.data.settings_file import read_settings, write_settings
@@ -162,16 +164,13 @@ def write_results(out_dir: Path) -> None:
     """
     settings = {setting.key: setting for setting in read_settings(out_dir / "settings.parquet")}
 
-    @cache
     def truth(setting: str) -> Truth | None:
         if setting not in settings:
             raise TwofoldError(f"setting {setting} of units.parquet is not in {out_dir}/settings.parquet.")
         return _truth(out_dir / "oracle" / "labels.parquet", settings[setting])
 
-    units = _read(out_dir / "units.parquet", _UNITS)
-    rows = [_judge(unit, truth(unit["setting"].as_py())) for unit in _rows(units) if _is_done(unit)]
-    results = pa.Table.from_pylist([row for row in rows if row is not None], RESULTS)
-    _write(out_dir / "oracle" / "auroc.parquet", RESULTS, [results])
+    judged = (_judge_units(table, truth) for table in _units(out_dir / "units.parquet"))
+    _write(out_dir / "oracle" / "auroc.parquet", RESULTS, judged)
 
 
 Drawer = Callable[[Task, list[str]], Iterator[Drawn]]
@@ -250,49 +249,54 @@ def _truth(path: Path, setting: Setting) -> Truth | None:
         ) from error
 
 
-def _judge(unit: dict[str, Any], truth: Truth | None) -> dict[str, Any] | None:
-    """AUROC in percent, and purity and coverage as fractions; None where AUROC is undefined."""
+def _units(path: Path) -> Iterator[pa.Table]:
+    """The finished units of each setting, with the columns ``_UNITS``."""
+    try:
+        for table in read_by_setting(path, _UNITS.names):
+            yield table.filter(pc.equal(table["state"], "done")).cast(_UNITS).combine_chunks()
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise TwofoldError(f"cannot read {path}: {error}. Run the step that writes it again.") from error
+
+
+def _judge_units(units: pa.Table, truth: Callable[[str], Truth | None]) -> pa.Table:
+    """Rows of ``RESULTS`` for the finished units of one setting."""
+    known = truth(units["setting"][0].as_py()) if units.num_rows else None
+    # Where all images are alike AUROC is undefined.
+    if known is None or known.test.all() or not known.test.any():
+        return RESULTS.empty_table()
+    columns = (units["key"].to_pylist(), arrays(units["test"]), arrays(units["trusted_fit"]))
+    return pa.Table.from_pylist([_judge(*unit, known) for unit in zip(*columns, strict=True)], RESULTS)
+
+
+def _judge(key: str, scores: np.ndarray, trusted: np.ndarray, truth: Truth) -> dict[str, Any]:
+    """AUROC in percent, and purity and coverage of the trusted set, if there is one, as fractions.
+
+    Args:
+        key: of the unit.
+        scores: (n_test,) of the test images.
+        trusted: (n_fit,) bool, or (0,) without a trusted set.
+        truth: in the order of the setting's ids, as the unit's values are.
+    """
     from sklearn.metrics import roc_auc_score  # a second to import, which drawing settings does not need
 
-    if truth is None or truth.test.all() or not truth.test.any():
-        return None
-    key = unit["key"].as_py()
-    scores, trusted = _aligned(unit, "test", truth.test), _array(unit["trusted_fit"])
+    _check_aligned(key, "test", scores, truth.test)
     if not np.isfinite(scores).all():
         raise NonFinite(f"unit {key}: a test score is not finite; remove its record and run it again.")
     purity = coverage = None
     if trusted.any():
-        normal = ~truth.fit
-        right = np.count_nonzero(_aligned(unit, "trusted_fit", truth.fit) & normal)
-        purity, coverage = right / np.count_nonzero(trusted), right / np.count_nonzero(normal)
+        _check_aligned(key, "trusted_fit", trusted, truth.fit)
+        right = np.count_nonzero(trusted & ~truth.fit)
+        purity, coverage = right / np.count_nonzero(trusted), right / np.count_nonzero(~truth.fit)
     auroc = 100 * float(roc_auc_score(truth.test, scores))
     return {"key": key, "auroc": auroc, "purity": purity, "coverage": coverage}
 
 
-def _aligned(unit: dict[str, Any], column: str, truth: np.ndarray) -> np.ndarray:
-    """The unit's values, which stand in the order of the setting's ids, as the labels do."""
-    values = _array(unit[column])
+def _check_aligned(key: str, column: str, values: np.ndarray, truth: np.ndarray) -> None:
     if len(values) != len(truth):
         raise TwofoldError(
-            f"unit {unit['key']}: `{column}` has {len(values)} values for {len(truth)} images; "
+            f"unit {key}: `{column}` has {len(values)} values for {len(truth)} images; "
             "remove its record and run it again."
         )
-    return values
-
-
-def _array(value: Any) -> np.ndarray:
-    values = value.values
-    return np.zeros(0, bool) if values is None else np.asarray(values.to_numpy(zero_copy_only=False))
-
-
-def _is_done(unit: dict[str, Any]) -> bool:
-    return bool(unit["state"].as_py() == "done")
-
-
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches():
-        for row in range(batch.num_rows):
-            yield {name: batch[name][row] for name in batch.schema.names}
 
 
 def _read(path: Path, schema: pa.Schema, filters: list[tuple[str, str, str]] | None = None) -> pa.Table:

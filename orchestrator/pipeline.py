@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,14 +137,22 @@ def _outcome(config: SweepConfig, plan: Plan, console: Console, untracked: bool,
 
 def _conclude(config: SweepConfig, plan: Plan, console: Console, owner: Owner, untracked: bool) -> bool:
     """Choose, report and end the tracking; say whether MLflow has everything."""
-    states = plan.ledger.compact([unit.key for unit in plan.units], config.folder / "units.parquet")
-    if "done" in states:
+    states = plan.ledger.compact(_by_setting(plan.units), config.folder / "units.parquet")
+    if states["done"]:
         choose(config, console)
         make_report(config, console)
     tracked = not untracked and _finish_tracking(config, plan, console, owner)
-    if tracked and len(states) == len(plan.units):
+    if tracked and states.total() == len(plan.units):
         _write(_completion(config), _planned(plan))
     return tracked
+
+
+def _by_setting(units: Iterable[Unit]) -> Iterable[list[str]]:
+    """The keys of units, those of one setting together."""
+    keys: dict[str, list[str]] = defaultdict(list)
+    for unit in units:
+        keys[unit.setting].append(unit.key)
+    return keys.values()
 
 
 def _open_folder(config: SweepConfig) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits
 
-from orchestrator.ledger import UnitRecord, read_units
+from orchestrator.ledger import UnitRecord, read_by_setting
 from orchestrator.objective import objective_value, score_evidence
 from orchestrator.proxies.base import PROXIES
-from orchestrator.proxies.consensus import consensus_matrix
+from orchestrator.proxies.consensus import consensus_sums
 from orchestrator.report.words import describe
 from trainables.cache import write_atomically
 from trainables.configuration import Configuration
@@ -124,11 +125,12 @@ def select_folder(folder: Path, sweep: str, default: Mapping[str, Any]) -> Path:
         TwofoldError: no unit finished.
     """
     chooser = Chooser()
-    settings: dict[str, list[UnitRecord]] = defaultdict(list)
-    for row in read_units(folder / "units.parquet"):
-        settings[row["setting"]].append(UnitRecord.from_row(row))
-    gathered = [gather_candidates(records, chooser) for records in settings.values()]
-    choices = [choose(candidates, default, chooser) for candidates in gathered if candidates]
+    choices = []
+    # Products of small matrices: many threads would wait for each other for longer than they compute.
+    with threadpool_limits(1):
+        for table in read_by_setting(folder / "units.parquet"):
+            if candidates := gather_candidates(UnitRecord.from_table(table), chooser):
+                choices.append(choose(candidates, default, chooser))
     if not choices:
         raise TwofoldError(f"no unit of {folder} finished, so there is nothing to choose from")
     content = {
@@ -144,7 +146,10 @@ def select_folder(folder: Path, sweep: str, default: Mapping[str, Any]) -> Path:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    # Piece by piece: the text of ten thousand units is larger than what it describes.
+    with path.open("w") as file:
+        json.dump(content, file, indent=1, sort_keys=True, allow_nan=False)
+        file.write("\n")
 
 
 def choose(candidates: Sequence[Candidate], default: Mapping[str, Any], chooser: Chooser) -> dict[str, Any]:
@@ -267,34 +272,55 @@ def mean_ranks(values: Sequence[Mapping[str, float]], names: Sequence[str]) -> n
 def _stage_b(candidates: Sequence[Candidate], default: int | None, chooser: Chooser) -> Ranking:
     """Rank on all of T_sel, and count how often each candidate beats the default on resamples of it."""
     every = np.arange(len(candidates[0].records[0].target_sel))
+    draws = generator("bootstrap", candidates[0].records[0].setting)
+    resamples = [
+        np.sort(draws.choice(every, size=len(every), replace=True))
+        for _ in range(0 if default is None else chooser.bootstraps)
+    ]
+    whole, *agreements = _agreements(candidates, [every, *resamples])
     names = [name for name in PROXIES.names() if PROXIES.get(name).stage == "B"]
-    proxies = _score_proxies(candidates, every, names)
+    proxies = _score_proxies(candidates, every, names, whole)
     ranks = mean_ranks(proxies, chooser.stage_b)
     if default is None:
         return Ranking(proxies, ranks, np.ones(len(candidates)))
-    draws = generator("bootstrap", candidates[0].records[0].setting)
     wins = np.zeros(len(candidates))
-    for _ in range(chooser.bootstraps):
-        sample = np.sort(draws.choice(every, size=len(every), replace=True))
-        resampled = mean_ranks(_score_proxies(candidates, sample, chooser.stage_b), chooser.stage_b)
+    for sample, agreement in zip(resamples, agreements, strict=True):
+        resampled = mean_ranks(
+            _score_proxies(candidates, sample, chooser.stage_b, agreement), chooser.stage_b
+        )
         wins += resampled[default] - resampled > chooser.margin
     return Ranking(proxies, ranks, wins / chooser.bootstraps)
 
 
+def _agreements(candidates: Sequence[Candidate], samples: Sequence[np.ndarray]) -> list[dict[str, float]]:
+    """For each of the samples (m,) of T_sel images, key -> consensus of a unit with its peers of one seed."""
+    counts = np.stack([np.bincount(sample, minlength=len(samples[0])) for sample in samples])
+    by_seed: dict[int, list[UnitRecord]] = defaultdict(list)
+    for candidate in candidates:
+        for record in candidate.records:
+            by_seed[record.seed].append(record)
+    found: list[dict[str, float]] = [{} for _ in samples]
+    for same in by_seed.values():
+        sums = consensus_sums(np.stack([record.target_sel for record in same]), counts)
+        for values, row in zip(found, (sums - 1) / max(len(same) - 1, 1), strict=True):
+            values.update(zip((record.key for record in same), map(float, row), strict=True))
+    return found
+
+
 def _score_proxies(
-    candidates: Sequence[Candidate], sample: np.ndarray, names: Sequence[str]
+    candidates: Sequence[Candidate],
+    sample: np.ndarray,
+    names: Sequence[str],
+    agreement: Mapping[str, float],
 ) -> list[dict[str, float]]:
     """Stage-B proxies of every candidate on the T_sel images ``sample``, averaged over its seeds.
 
     A proxy that is undefined for one of the seeds is undefined.
     """
-    values: list[list[dict[str, float]]] = [[] for _ in candidates]
-    for seed in sorted({record.seed for candidate in candidates for record in candidate.records}):
-        same = [(i, r) for i, c in enumerate(candidates) for r in c.records if r.seed == seed]
-        scores = np.stack([record.target_sel[sample] for _, record in same])
-        agreement = (consensus_matrix(scores).sum(axis=1) - 1) / max(len(same) - 1, 1)
-        for (i, record), consensus in zip(same, agreement, strict=True):
-            values[i].append(_unit_proxies(record, sample, names, float(consensus)))
+    values = [
+        [_unit_proxies(record, sample, names, agreement[record.key]) for record in candidate.records]
+        for candidate in candidates
+    ]
     return [
         {
             name: float(np.mean([seed[name] for seed in seeds]))

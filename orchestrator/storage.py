@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,9 @@ from trainables.errors import TwofoldError
 
 _REMOTE_READERS = 32
 """Files read at once from an object store, where each takes a round trip."""
+
+_READ_AT_ONCE = 256
+"""Objects whose content is held in memory until the last of them has come."""
 
 _READS = 10
 """How often an object is read at most, because it was replaced meanwhile."""
@@ -72,12 +76,15 @@ class Storage:
             raise refused
         return None
 
-    def read_all(self, names: Iterable[str]) -> list[bytes | None]:
-        """Contents of many files, in the order of their names."""
+    def read_all(self, names: Iterable[str]) -> Iterator[bytes | None]:
+        """Contents of many files, in the order of their names, of which few are in memory at once."""
         if self.is_local:
-            return [self.read(name) for name in names]
+            yield from map(self.read, names)
+            return
+        left = iter(names)
         with ThreadPoolExecutor(_REMOTE_READERS) as pool:
-            return list(pool.map(self.read, names))
+            while some := list(itertools.islice(left, _READ_AT_ONCE)):
+                yield from pool.map(self.read, some)
 
     def write(self, name: str, content: bytes, durable: bool = True) -> None:
         """Store a file; the last one of a name wins.

@@ -25,13 +25,14 @@ import logging
 import math
 import os
 import socket
+import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -163,6 +164,33 @@ class Turn:
                 self._lock.release(LEASE)
 
 
+class _Logged(NamedTuple):
+    """What matters of a run that MLflow holds: a whole one takes 30 KB of memory.
+
+    Attributes:
+        id: of the run.
+        started: milliseconds since the epoch.
+        status: e.g. ``RUNNING``.
+        key: of the unit; None for another run than that of a unit.
+        parent: id of the run that it names as its parent.
+        is_parent: whether it is the run of the sweep.
+    """
+
+    id: str
+    started: int
+    status: str
+    key: str | None
+    parent: str | None
+    is_parent: bool
+
+    @classmethod
+    def of(cls, run: Run) -> _Logged:
+        """The excerpt of a run."""
+        info, tags = run.info, run.data.tags
+        keyed = (tags.get(KEY_TAG), tags.get(PARENT_TAG), SWEEP_TAG in tags)
+        return cls(str(info.run_id), int(info.start_time), sys.intern(info.status), *keyed)
+
+
 class Tracker:
     """Logs the records of one sweep, for ``open_tracker`` and ``BackgroundTracker``, which hold the lease.
 
@@ -181,8 +209,8 @@ class Tracker:
             self._client = MlflowClient(outbox.uri)
             self.experiment = self._find_experiment()
             runs = self._read_runs()
-            children = [run for run in runs if KEY_TAG in run.data.tags]
-            self.parent = self._find_parent([run for run in runs if SWEEP_TAG in run.data.tags], children)
+            children = [run for run in runs if run.key is not None]
+            self.parent = self._find_parent([run for run in runs if run.is_parent], children)
             self._put_in_order(children)
 
     def log(self, keys: Iterable[str]) -> int:
@@ -223,12 +251,12 @@ class Tracker:
         self._turn.check()
         return str(self._client.create_experiment(self._outbox.sweep, artifact_location=location))
 
-    def _read_runs(self) -> list[Run]:
+    def _read_runs(self) -> list[_Logged]:
         """Every run of the experiment, the oldest first.
 
         All of them are read before anything is deleted, which would shift the pages that are left.
         """
-        runs: dict[str, Run] = {}
+        runs: dict[str, _Logged] = {}
         token = None
         while True:
             self._turn.check()
@@ -238,15 +266,15 @@ class Tracker:
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-            runs.update({run.info.run_id: run for run in page})
+            runs.update({run.info.run_id: _Logged.of(run) for run in page})
             token = page.token
             if not token:
-                return sorted(runs.values(), key=lambda run: (run.info.start_time, run.info.run_id))
+                return sorted(runs.values(), key=lambda run: (run.started, run.id))
 
-    def _find_parent(self, parents: list[Run], children: list[Run]) -> str:
+    def _find_parent(self, parents: list[_Logged], children: list[_Logged]) -> str:
         """The run that most children name, else the oldest, else a new one; others are left-overs."""
-        named = Counter(run.data.tags.get(PARENT_TAG) for run in children)
-        ids = sorted((str(run.info.run_id) for run in parents), key=lambda name: -named[name])
+        named = Counter(run.parent for run in children)
+        ids = sorted((run.id for run in parents), key=lambda name: -named[name])
         for surplus in ids[1:]:
             if not named[surplus]:
                 self._delete(surplus)
@@ -257,14 +285,14 @@ class Tracker:
         run = self._client.create_run(self.experiment, tags=tags, run_name=f"sweep {self._outbox.sweep}")
         return str(run.info.run_id)
 
-    def _put_in_order(self, children: list[Run]) -> None:
+    def _put_in_order(self, children: list[_Logged]) -> None:
         """Note which keys have a run that ended; delete half-written runs and second ones of a key."""
-        for run in sorted(children, key=lambda run: bool(run.info.status != "FINISHED")):
-            key, status = run.data.tags[KEY_TAG], str(run.info.status)
-            if key in self._ended or status not in RUN_STATUS.values():
-                self._delete(run.info.run_id)
+        for run in sorted(children, key=lambda run: bool(run.status != "FINISHED")):
+            assert run.key is not None
+            if run.key in self._ended or run.status not in RUN_STATUS.values():
+                self._delete(run.id)
             else:
-                self._ended[key] = (run.info.run_id, status)
+                self._ended[run.key] = (run.id, run.status)
 
     def _delete(self, run_id: str) -> None:
         self._turn.check()

@@ -29,8 +29,7 @@ class Consensus(Proxy):
 
     Inputs: ``target_sel``, ``peers``. Only the order of the scores counts. A peer with constant scores
     agrees with nothing and counts 0. Undefined without peers or where this unit's scores are constant. For
-    all units of a setting at once, ``(consensus_matrix(scores).sum(axis=1) - 1) / (u - 1)`` is the same
-    number.
+    all units of a setting at once, ``(consensus_sums(scores, ones) - 1) / (u - 1)`` is the same number.
     Known failure: a majority that is wrong together.
     """
 
@@ -53,20 +52,39 @@ class Consensus(Proxy):
         return float(tau.mean())
 
 
-def consensus_matrix(scores: np.ndarray) -> np.ndarray:
-    """(u, u) Kendall tau-b between all rows of scores (u, m): u units of one setting on its m T_sel images.
+def consensus_sums(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(b, u) sum of Kendall's tau-b of each of u units with all of them, itself included, on b resamples.
 
-    In [-1, 1], symmetric, 1 on the diagonal; the row and column of a unit with constant scores are 0.
+    A unit with constant scores agrees with nothing, itself included. A resample weighs each pair of images by
+    the product of their counts; copies of one image are tied. The sum over units is taken before the one over
+    pairs, which needs no (u, u) matrix for each resample.
+
+    Args:
+        scores: (u, m), of u units of one setting on its m T_sel images.
+        counts: (b, m), how often each image occurs in each resample.
 
     Raises:
         UndefinedScore: a score is negative or not finite, or there are none.
     """
     values = distances(scores)
-    products = np.zeros((len(values), len(values)))
-    for signs in _pair_orders(values):
-        products += signs @ signs.T
-    untied = np.maximum(np.diag(products), 1)
-    return np.asarray(products / np.sqrt(np.outer(untied, untied)))
+    counts = np.asarray(counts, dtype=float)
+    scale = 1 / np.sqrt(np.maximum([_untied(row, counts) for row in values], 1))
+    sums = np.zeros((len(counts), len(values)))
+    pairs = np.triu_indices(values.shape[1], k=1)
+    for start, signs in enumerate(_pair_orders(values)):
+        first, second = (index[start * PAIRS : (start + 1) * PAIRS] for index in pairs)
+        order = signs.astype(float)
+        sums += (counts[:, first] * counts[:, second] * (scale.T @ order)) @ order.T
+    # Units that order the images alike tie, however the products of matrices were rounded.
+    return np.asarray(np.round(sums * scale.T, 12))
+
+
+def _untied(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(b,) pairs of images with different scores (m,), where image i occurs counts[b, i] times."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-1.0))
+    tied = np.add.reduceat(counts[:, order], starts, axis=1)
+    return np.asarray((np.square(counts.sum(axis=1)) - np.square(tied).sum(axis=1)) / 2)
 
 
 def _pair_orders(scores: np.ndarray) -> Iterator[np.ndarray]:

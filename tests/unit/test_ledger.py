@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.ledger import SCHEMA, Ledger, UnitRecord, read_units
+from orchestrator.ledger import SCHEMA, Ledger, UnitRecord, arrays, read_by_setting, read_units
 from orchestrator.storage import Storage
 from trainables.errors import TwofoldError
 
@@ -101,7 +102,7 @@ def test_any_content_comes_back(scores: list[float], mask: list[bool], text: str
         config={text: loss},
         epochs=[{"epoch": 1.0, "loss": loss}],
     )
-    assert same(UnitRecord.from_row(stored.to_row()), stored)
+    assert same(UnitRecord.from_table(pa.Table.from_pylist([stored.to_row()], SCHEMA))[0], stored)
 
 
 @pytest.mark.parametrize("name", ["epochs", "stage_a", "diagnostics"])
@@ -136,7 +137,7 @@ def test_foreign_content_counts_as_missing(content: bytes, tmp_path: Path) -> No
     ledger = opened(tmp_path)
     (tmp_path / "units" / "k1.arrow").write_bytes(content)
     assert ledger.read("k1") is None and ledger.states(["k1"]) == {}
-    ledger.compact(["k1"], tmp_path / "units.parquet")
+    ledger.compact([["k1"]], tmp_path / "units.parquet")
     assert pq.read_table(tmp_path / "units.parquet").num_rows == 0
     ledger.write(record())
     assert ledger.states(["k1"]) == {"k1": "done"}
@@ -200,18 +201,41 @@ def test_compact_keeps_the_order_asked_for(tmp_path: Path) -> None:
         ledger.write(record(key, seed=ord(key)))
     ledger.write(failed("f"))
     path = tmp_path / "units.parquet"
-    ledger.compact(["c", "f", "missing", "a", "b"], path)
+    ledger.compact([["c", "f"], ["missing"], ["a", "b"]], path)
     table = pq.read_table(path)
     assert table.schema.equals(SCHEMA)
     assert table["key"].to_pylist() == ["c", "f", "a", "b"]
-    rows = read_units(path)
-    for row in rows:
-        stored = ledger.read(row["key"])
-        assert stored is not None and same(UnitRecord.from_row(row), stored)
+    for found in UnitRecord.from_table(table):
+        stored = ledger.read(found.key)
+        assert stored is not None and same(found, stored)
     assert [set(row) for row in read_units(path, ["key", "seed"])] == [{"key", "seed"}] * 4
     first = path.read_bytes()
-    ledger.compact(["c", "f", "missing", "a", "b"], path)
+    ledger.compact([["c", "f"], ["missing"], ["a", "b"]], path)
     assert path.read_bytes() == first
+
+
+def test_settings_are_read_one_by_one(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    settings_of = {"a": "s2", "b": "s1", "c": "s2", "d": "s1"}
+    for key, setting in settings_of.items():
+        ledger.write(record(key, setting=setting, test=np.full(3, ord(key), dtype=np.float32)))
+    path = tmp_path / "units.parquet"
+    for groups in (["a", "c"], ["b", "d"]), (["a", "b", "c", "d"],):
+        assert ledger.compact(groups, path) == {"done": 4}
+        assert pq.ParquetFile(path).num_row_groups == len(groups)
+        found = list(read_by_setting(path, ["key", "setting", "test"]))
+        assert [set(table["setting"].to_pylist()) for table in found] == [{"s2"}, {"s1"}]
+        assert [table["key"].to_pylist() for table in found] == [["a", "c"], ["b", "d"]]
+        for table in found:
+            assert [set(values) for values in arrays(table["test"])] == [
+                {ord(key)} for key in table["key"].to_pylist()
+            ]
+
+
+def test_absent_lists_are_empty_arrays() -> None:
+    column = pa.chunked_array([[[1, 2], None], [[], [3]]], pa.list_(pa.float32()))
+    assert [values.tolist() for values in arrays(column)] == [[1, 2], [], [], [3]]
+    assert [values.tolist() for values in arrays(column.slice(1))] == [[], [], [3]]
 
 
 def test_opening_twice_keeps_what_is_there(tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ def write(folder: Path, records: list[UnitRecord]) -> Path:
     ledger.open()
     for entry in records:
         ledger.write(entry)
-    ledger.compact([entry.key for entry in records], folder / "units.parquet")
+    ledger.compact([[entry.key for entry in records]], folder / "units.parquet")
     return folder
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau, skew
 
 from orchestrator.proxies.base import PROXIES, ScoreEvidence, evaluate, log_scores
-from orchestrator.proxies.consensus import consensus_matrix
+from orchestrator.proxies.consensus import consensus_sums
 from trainables.errors import UndefinedScore
 
 UNIT_FREE = [
@@ -112,21 +112,32 @@ def test_consensus_is_kendalls_tau_b_with_ties(seed: int) -> None:
     assert value("consensus", evidence) == pytest.approx(expected)
 
 
-def test_consensus_matrix_is_every_pair_and_agrees_with_the_proxy() -> None:
+def test_consensus_sums_are_those_of_every_resample_and_agree_with_the_proxy() -> None:
     evidence = make(images=130)  # 8,385 pairs of images: more than one block
     scores = np.vstack([evidence.target_sel, evidence.peers])
-    matrix = consensus_matrix(scores)
-    expected = [[kendalltau(a, b).statistic for b in scores] for a in scores]
-    np.testing.assert_allclose(matrix, expected, atol=1e-12)
-    mean = (matrix.sum(axis=1) - 1) / (len(scores) - 1)
-    assert value("consensus", evidence) == pytest.approx(mean[0])
-    np.testing.assert_allclose(consensus_matrix(scores.astype(np.float32)), matrix, atol=1e-12)
+    samples = [np.arange(130), *np.random.default_rng(0).integers(0, 130, (3, 130))]
+    sums = consensus_sums(scores, np.stack([np.bincount(sample, minlength=130) for sample in samples]))
+    expected = [
+        [sum(kendalltau(a[sample], b[sample]).statistic for b in scores) for a in scores]
+        for sample in samples
+    ]
+    np.testing.assert_allclose(sums, expected, atol=1e-11)
+    assert value("consensus", evidence) == pytest.approx((sums[0, 0] - 1) / (len(scores) - 1))
 
 
-def test_a_constant_peer_agrees_with_nothing() -> None:
-    scores = np.array([[1.0, 2, 3, 4], [1, 1, 1, 1], [4, 3, 2, 1]])
-    np.testing.assert_array_equal(consensus_matrix(scores), [[1, 0, -1], [0, 0, 0], [-1, 0, 1]])
-    assert value("consensus", replace(scores_only(scores[0]), peers=scores[1:])) == -0.5
+@SEEDS
+def test_units_that_order_the_images_alike_have_equal_sums(seed: int) -> None:
+    scores = np.random.default_rng(seed).random((40, 60))
+    scores[[3, 11, 39]] = np.square(scores[:1])
+    sums = consensus_sums(scores, np.random.default_rng(seed).integers(0, 3, (5, 60)))
+    assert (sums[:, [3, 11, 39]] == sums[:, :1]).all()
+
+
+def test_a_constant_unit_agrees_with_nothing() -> None:
+    scores = np.array([[1.0, 2, 3, 4], [1, 1, 1, 1], [0, 0, 0, 0], [4, 3, 2, 1]])
+    np.testing.assert_array_equal(consensus_sums(scores, np.ones((1, 4))), [[0, 0, 0, 0]])
+    np.testing.assert_array_equal(consensus_sums(scores[:3], np.ones((1, 4))), [[1, 0, 0]])
+    assert value("consensus", replace(scores_only(scores[0]), peers=scores[[1, 3]])) == -0.5
     with pytest.raises(UndefinedScore, match="equal"):
         value("consensus", replace(scores_only(scores[1]), peers=scores))
 
