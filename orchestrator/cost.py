@@ -198,7 +198,10 @@ class Load:
 def predict(
     load: Load, fixed: Fixed, machine: Machine, workers: int, prices: PriceConfig | None = None
 ) -> Prediction:
-    """Wall time, hours and cost with ``workers`` at once."""
+    """Wall time, hours and cost with ``workers`` at once.
+
+    Each is taken to be as fast as when as many as the machine holds run at once, fewer of them as well.
+    """
     running = _running(load, fixed, machine, workers)
     around = fixed.importing + fixed.planning + fixed.concluding + fixed.concluding_unit * load.units
     if load.units:

@@ -78,13 +78,13 @@ def _columns(config: SweepConfig) -> dict[str, Callable[[Prediction], str]]:
 def _notes(config: SweepConfig, found: Estimate) -> list[str]:
     """What the prediction rests on, and what it does not know."""
     machine, notes = found.machine, []
-    if found.pilot_seconds >= 1:
-        what = (
-            f"{found.piloted} short units, whose results are thrown away" if found.piloted else "images alone"
+    if found.piloted:
+        notes.append(
+            f"Pilot: {found.piloted} short units, whose results are thrown away; {found.pilot_seconds:.0f} s "
+            f"with {machine.workers} workers at once."
         )
-        notes.append(f"Pilot: {what}; {found.pilot_seconds:.0f} s with {machine.workers} workers at once.")
     else:
-        notes.append("The records of this sweep tell what its units take; no pilot was needed.")
+        notes.append("The records of this sweep tell what its units take; no pilot of units was needed.")
     if found.images:
         preparing = duration(found.fixed.preparing)
         notes.append(f"To prepare: {found.images} images that the cache does not have, {preparing}.")
@@ -94,7 +94,7 @@ def _notes(config: SweepConfig, found: Estimate) -> list[str]:
         f"With {machine.workers} workers: {duration(here.running)} in units; {duration(rest)} to start, to "
         "choose and to report."
     )
-    if found.pilot_seconds >= 1 and found.busy > BUSY_SHARE * machine.cores:
+    if found.piloted and found.busy > BUSY_SHARE * machine.cores:
         notes.append(
             f"Other processes were at work (load {found.busy:.1f} on {machine.cores} cores); the sweep is "
             "taken to meet the same."

@@ -192,7 +192,7 @@ def test_what_the_prediction_does_not_know_is_said() -> None:
     )
     for part in ("load 1.9 on 2 cores", "random draws", "`scheduler: asha`", "after 1.5 h"):
         assert part in text
-    assert "no pilot was needed" in shown(replace(ESTIMATE, pilot_seconds=0.0))
+    assert "no pilot of units was needed" in shown(replace(ESTIMATE, piloted=0))
 
 
 @pytest.mark.parametrize(
