@@ -161,18 +161,24 @@ def within_budget(units: Sequence[Unit], most: int | None) -> list[Unit]:
 
 
 def group_units(units: Sequence[Unit], bundles_per_trial: int) -> list[list[Unit]]:
-    """Group units that share a setting and seed, at most ``bundles_per_trial`` bundles in a group.
+    """Group units that share a setting and seed, at most ``bundles_per_trial`` trainings in a group.
 
-    Groups with the most trainings come first, so that no worker is left with a long one at the end.
+    Bundles that train nothing go with those that train on the same setting, whose trusted sets they share: what
+    a group has clustered, it does not cluster again. Groups with the most trainings come first, so that no
+    worker is left with a long one at the end.
     """
-    together: dict[tuple[str, int, bool], dict[str, list[Unit]]] = defaultdict(lambda: defaultdict(list))
+    together: dict[tuple[str, int], dict[str, list[Unit]]] = defaultdict(lambda: defaultdict(list))
     for unit in units:
-        together[unit.setting, unit.seed, unit.trains][unit.bundle].append(unit)
-    sized = [
-        (len(chunk) if trains else 0, [unit for bundle in chunk for unit in bundle])
-        for (_, _, trains), bundles in together.items()
-        for chunk in _chunks(list(bundles.values()), bundles_per_trial)
-    ]
+        together[unit.setting, unit.seed][unit.bundle].append(unit)
+    sized: list[tuple[int, list[Unit]]] = []
+    for bundles in together.values():
+        trainings = [bundle for bundle in bundles.values() if bundle[0].trains]
+        others = [bundle for bundle in bundles.values() if not bundle[0].trains]
+        count = -(-max(len(trainings), len(others)) // bundles_per_trial)
+        for i in range(count):
+            chunk = trainings[i * bundles_per_trial : (i + 1) * bundles_per_trial]
+            members = [unit for bundle in [*chunk, *others[i::count]] for unit in bundle]
+            sized.append((len(chunk), members))
     return [members for _, members in sorted(sized, key=lambda item: -item[0])]
 
 
