@@ -176,8 +176,7 @@ class Workload:
                 name = ("train", where, configuration.embedding_key)
                 found[name] = Sample(trained, record.seconds["train"])
             if trusted := trusting(configuration, sizes):
-                # A group of free units and one of trainings find the same set once each.
-                set_name = ("cluster", where, configuration.trusted_key, bool(trained))
+                set_name = ("cluster", where, configuration.trusted_key)
                 found[set_name] = Sample([trusted], record.seconds["cluster"])
             found["score", record.key] = Sample([scoring(configuration, sizes)], record.seconds["score"])
         return list(found.values())

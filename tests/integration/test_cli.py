@@ -215,7 +215,7 @@ def test_a_plan_predicts_from_a_pilot_and_leaves_nothing_of_it(space: Path) -> N
     space.write_text(yaml.safe_dump(content))
     done = twofold_here("plan", space, *sets("prices={currency: CHF, worker_hour: 1.0}"))
     assert done.code == 0, done.output
-    assert "3 trainings in 6 Ray trials" in done.message and re.search(r"\d+ images", done.message)
+    assert "3 trainings in 3 Ray trials" in done.message and re.search(r"\d+ images", done.message)
     assert "short units, whose results are thrown away" in done.message and "cost, CHF" in done.message
     assert re.search(r"│ 2\b[^│]*│ +\d+ s │ +\d+ s – \d+ s │ +0\.\d\d │ +0\.\d\d │", done.output)
     ran_nothing(space.parent)

@@ -84,11 +84,8 @@ def test_records_of_the_sweep_are_enough(ledger: Ledger, monkeypatch: pytest.Mon
     estimator = Estimator(config(), enumerate_grid(config()), SETTINGS, 1.0)
     found = estimator.estimate([left], plan(SETTINGS[2:]), ledger)
     assert found.piloted == 0 and found.images == 0 and found.fixed.driver == 0
-    # In each setting: one Ray trial with the training, one with the two trusted sets of four free units.
-    expected = []
-    for size in (10, 40):
-        expected.append(6 * size * 1e-3 + size * 1e-4 + 2 * 4 * size * 2e-4)
-        expected.append(2 * size * 1e-4 + 4 * 4 * size * 2e-4)
+    # In each setting one Ray trial: a training, the two trusted sets, and six units with a score each.
+    expected = [6 * size * 1e-3 + 2 * size * 1e-4 + 6 * 4 * size * 2e-4 for size in (10, 40)]
     assert sorted(found.load.rounds[0]) == pytest.approx(sorted(expected), rel=1e-6)
     assert found.load.units == len(left) == 12
 

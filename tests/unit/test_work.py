@@ -111,8 +111,7 @@ def test_records_tell_each_training_and_trusted_set_once() -> None:
     ]
     measured = load.measured(records)
     found = Counter((sample.works[0].kind.split()[0], sample.seconds) for sample in measured)
-    # The trainings and the free units each found the set of K-means: 2 + 1 of density.
-    assert found == {("training", 3.0): 2, ("trusted", 0.5): 3, ("score", 0.1): 5}
+    assert found == {("training", 3.0): 2, ("trusted", 0.5): 2, ("score", 0.1): 5}
     done = {work for sample in measured for work in sample.works}
     assert done == {work for one in units() for work in load.of(one)}
 
