@@ -61,6 +61,20 @@ class Fixed:
     concluding: float = 8.0
     concluding_unit: float = 0.004
 
+    @classmethod
+    def measured(cls, planning: float, starting: float, launch: float) -> Fixed:
+        """With what a pilot measured; other constants are longer by as much as the start of Ray was."""
+        here = starting / cls.starting
+        return cls(
+            importing=here * cls.importing,
+            planning=planning,
+            starting=starting,
+            launch=launch,
+            refit=here * cls.refit,
+            concluding=here * cls.concluding,
+            concluding_unit=here * cls.concluding_unit,
+        )
+
 
 @dataclass(frozen=True)
 class Machine:

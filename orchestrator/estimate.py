@@ -123,7 +123,7 @@ class Estimator:
             if not unknown:
                 return list(samples.measured)
             pilot = run_pilot(self._config, samples, middle, unknown, this_machine(self._config).workers)
-        self._fixed = Fixed(planning=self._fixed.planning, starting=pilot.starting, launch=pilot.launch)
+        self._fixed = Fixed.measured(self._fixed.planning, pilot.starting, pilot.launch)
         self._piloted = pilot.units
         return [*samples.measured, *pilot.samples]
 

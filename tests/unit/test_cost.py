@@ -128,6 +128,15 @@ def test_a_prediction_by_hand() -> None:
     assert found.cost == pytest.approx(0.5 * found.worker_hours + 4 * found.gpu_hours)
 
 
+def test_a_machine_that_starts_ray_slowly_is_slow_in_what_no_pilot_measures() -> None:
+    usual, slow = Fixed(), Fixed.measured(planning=4, starting=2 * Fixed().starting, launch=20)
+    assert (slow.planning, slow.starting, slow.launch) == (4, 2 * usual.starting, 20)
+    for name in ("importing", "refit", "concluding", "concluding_unit"):
+        assert getattr(slow, name) == 2 * getattr(usual, name)
+    # The workers' share of these is measured, or next to nothing.
+    assert (slow.trial, slow.unit, slow.driver) == (usual.trial, usual.unit, usual.driver)
+
+
 def test_without_prices_there_is_no_cost() -> None:
     assert predict(Load([[1.0]], 1, 0.1), NOTHING, MANY_CORES, 1).cost is None
 
