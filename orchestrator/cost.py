@@ -43,6 +43,7 @@ class Fixed:
         trial: of a worker, for each Ray trial.
         unit: of a worker, for each record.
         driver: CPU seconds of the driver for each unit: Tune's result and MLflow's run.
+        tracking: CPU seconds of the driver to reach MLflow first, and to make its tables.
         tracked: wall seconds of one MLflow run; one writer logs them one by one.
         concluding: choice, report and end of the tracking.
         concluding_unit: the same, for each unit.
@@ -57,6 +58,7 @@ class Fixed:
     trial: float = 0.05
     unit: float = 0.006
     driver: float = 0.03
+    tracking: float = 7.0
     tracked: float = 0.025
     concluding: float = 8.0
     concluding_unit: float = 0.004
@@ -238,7 +240,8 @@ def _running(load: Load, fixed: Fixed, machine: Machine, workers: int) -> float:
     # The driver shares its machine's cores with the workers there.
     here = min(1.0, machine.workers / workers)
     work = machine.threads * here * sum(map(sum, trials))
-    shared = (work + fixed.driver * load.units) / machine.cores
+    driver = fixed.tracking + fixed.driver * load.units if load.units else 0.0
+    shared = (work + driver) / machine.cores
     return max(scheduled, shared, fixed.tracked * load.units)
 
 

@@ -154,6 +154,8 @@ def test_driver_and_workers_share_the_cores_of_one_machine() -> None:
     # Two workers alone would take 20 s; with 10 CPU seconds of the driver, two cores take 25.
     assert predict(load, fixed, Machine(cores=2, workers=2), 2).seconds == pytest.approx(25)
     assert predict(load, fixed, Machine(cores=4, workers=2), 2).seconds == pytest.approx(20)
+    once = replace(fixed, tracking=2.0)
+    assert predict(load, once, Machine(cores=2, workers=2), 2).seconds == pytest.approx(26)
     # On a second machine, half of the work leaves the driver's.
     assert predict(load, fixed, Machine(cores=2, workers=2), 4).seconds == pytest.approx(15)
 
