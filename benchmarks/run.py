@@ -17,6 +17,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import optimisations
 import preparation
 import scaling
 import training
@@ -28,6 +29,7 @@ Measure = Callable[[Path | None], list[Row]]
 
 BENCHMARKS: dict[str, tuple[str, Measure]] = {
     "preparation": ("benchmarks/preparation.py", lambda root: preparation.measure(3, root)),
+    "optimisations": ("benchmarks/optimisations.py", lambda root: optimisations.measure(5)),
     "training": ("benchmarks/training.py", lambda root: training.measure(3, 3)),
     "scaling": ("benchmarks/scaling.py", lambda root: scaling.measure(scaling.SPACE, 1)),
 }
