@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import optimisations
+import plan_accuracy
 import preparation
 import scaling
 import training
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, tuple[str, Measure]] = {
     "preparation": ("benchmarks/preparation.py", lambda root: preparation.measure(3, root)),
     "optimisations": ("benchmarks/optimisations.py", lambda root: optimisations.measure(5)),
     "training": ("benchmarks/training.py", lambda root: training.measure(3, 3)),
+    "plan": ("benchmarks/plan_accuracy.py --pacs-root FOLDER", plan_accuracy.measure),
     "scaling": ("benchmarks/scaling.py", lambda root: scaling.measure(scaling.SPACE, 1)),
 }
 

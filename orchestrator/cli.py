@@ -105,12 +105,24 @@ def sweep(
 
 @app.command()
 @_reports_errors
-def plan(space: SpaceFile, set_: Overrides = None, name: Name = None) -> None:
-    """Show what a sweep would run, and roughly how long it takes, without running it."""
+def plan(
+    space: SpaceFile,
+    set_: Overrides = None,
+    name: Name = None,
+    pilot: Annotated[
+        bool, typer.Option("--pilot/--no-pilot", help="Predict time and cost, or only count the units.")
+    ] = True,
+) -> None:
+    """Show what a sweep would run, and how long it takes on 1..N workers, without running it.
+
+    A pilot of under a minute measures what no record of the sweep tells: it encodes some images of each
+    domain and runs short units of every kind on this machine. Its results are thrown away. With `prices` in
+    the sweep file, the cost is told as well.
+    """
     from orchestrator.config import load_config
     from orchestrator.pipeline import show_plan
 
-    show_plan(load_config(space, set_ or [], name), console)
+    show_plan(load_config(space, set_ or [], name), console, pilot)
 
 
 @app.command()

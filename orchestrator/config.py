@@ -73,6 +73,16 @@ class BudgetConfig(_Section):
     units: int | None = Field(None, ge=1, description="units to run; null = all")
 
 
+class PriceConfig(_Section):
+    """What the machines cost, for the prediction of ``twofold plan``; nothing else depends on it."""
+
+    currency: str = Field("USD", min_length=1, description="what the prices are in; printed as it is")
+    worker_hour: float = Field(0, ge=0, description="price of one worker's CPU cores and memory, per hour")
+    gpu_hour: float = Field(
+        0, ge=0, description="price of one GPU on top, per hour; a worker may take a share"
+    )
+
+
 class SweepConfig(_Section):
     """Everything a sweep depends on."""
 
@@ -100,6 +110,7 @@ class SweepConfig(_Section):
     seeds: list[int] = Field([0], min_length=1, description="seeds of weights, batches and clusterings")
     resources: ResourceConfig = ResourceConfig()
     budget: BudgetConfig = BudgetConfig()
+    prices: PriceConfig | None = Field(None, description="per hour; null = `twofold plan` tells no cost")
     output: Path = Field(Path("runs"), description="folder of all sweeps")
     cache: Path = Field(Path("runs/cache"), description="folder of images, features and activations")
     cache_gb: float = Field(

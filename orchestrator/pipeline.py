@@ -36,11 +36,9 @@ from trainables.seeding import stable_hash
 from trainables.types import Setting
 
 if TYPE_CHECKING:  # Ray and MLflow take seconds to import
+    from orchestrator.estimate import Estimate
     from orchestrator.sweep import Supervisor
     from orchestrator.tracking import Outbox
-
-SECONDS_PER_TRAINING = 4.0
-SECONDS_PER_SCORE = 0.15
 
 
 @dataclass(frozen=True)
@@ -259,21 +257,43 @@ def _report_untracked(config: SweepConfig, failure: Exception, console: Console)
     console.print(f"{text}\n`twofold sync {config.folder}` logs the rest.", highlight=False)
 
 
-def show_plan(config: SweepConfig, console: Console) -> None:
-    """Print counts and a rough estimate."""
+def show_plan(config: SweepConfig, console: Console, pilot: bool = True) -> None:
+    """Print counts and, with ``pilot``, what the sweep will take by a short pilot."""
+    started = time.monotonic()
     plan = make_plan(config)
+    planning = time.monotonic() - started
     left = plan.rounds.missing()
     console.print(_headline(config, plan, left), highlight=False)
     for reason, count in plan.grid.skipped.items():
         console.print(f"  left out {count} combinations: {reason}", highlight=False)
-    trainings = len({unit.bundle for unit in left if unit.trains})
-    groups = len(group_units(left, config.resources.trainings_per_trial))
-    seconds = trainings * SECONDS_PER_TRAINING + len(left) * SECONDS_PER_SCORE
-    console.print(
-        f"  {trainings} trainings in {groups} Ray trials; very roughly {seconds / 60:.0f} CPU-minutes "
-        "on 96-pixel images, after preparation",
-        highlight=False,
-    )
+    rounds = plan.rounds.expected()
+    trainings = len({unit.bundle for units in rounds for unit in units if unit.trains})
+    groups = sum(len(group_units(units, config.resources.trainings_per_trial)) for units in rounds)
+    console.print(f"  {trainings} trainings in {groups} Ray trials", highlight=False)
+    if pilot and rounds:
+        from orchestrator.plan_table import show_estimate
+
+        show_estimate(config, estimate_sweep(config, plan, planning), console)
+
+
+def estimate_sweep(config: SweepConfig, plan: Plan, planning: float) -> Estimate:
+    """What the units without a record will take, by records of the others or by a short pilot.
+
+    Args:
+        config: the sweep.
+        plan: its plan.
+        planning: seconds that making the plan took.
+
+    Raises:
+        TwofoldError: a unit of the pilot fails.
+    """
+    set_ray_environment(None)
+    from orchestrator.estimate import Estimator
+
+    missing = {unit.key for unit in plan.rounds.missing()}
+    recorded = [unit for unit in plan.units if unit.key not in missing]
+    estimator = Estimator(config, plan.grid, plan.settings, planning)
+    return estimator.estimate(plan.rounds.expected(), recorded, plan.ledger)
 
 
 def print_status(config: SweepConfig, console: Console) -> None:

@@ -23,7 +23,7 @@ from trainables.data.settings_file import read_settings
 from trainables.encoders.base import build_encoder
 from trainables.errors import TwofoldError
 from trainables.extract import Encode, InProcess, Output, extract
-from trainables.images import ImageTransform, decode
+from trainables.images import ImageTransform, decode, domain_content
 from trainables.memory import keep_freed_memory
 from trainables.methods.base import Part, Rows, SettingArrays
 from trainables.seeding import canonical_json, stable_hash
@@ -201,20 +201,20 @@ def prepare(
         TwofoldError: an image or a checkpoint cannot be read, or the cache cannot be written.
     """
     keep_freed_memory()
-    domains = _domains(open_dataset(config), settings)
-    models = _models(grid.configurations)
+    domains = domains_of(open_dataset(config), settings)
+    models = models_of(grid.configurations)
     cache = ArrayCache(config.cache, 1e9 * config.cache_gb)
     encode = encode or InProcess()
     arrays: dict[ArrayName, np.ndarray] = {}
     for (name, pseudo), domain in domains.items():
-        computed = _compute(models, domain, pseudo, config.data.image_size, cache, encode)
+        computed = domain_arrays(models, domain, pseudo, config.data.image_size, cache, encode)
         arrays.update({ArrayName(*model, name, pseudo): array for model, array in computed.items()})
     normals = _true_normals(config) if _needs_labels(grid) else {}
     index = {setting.key: _index(setting, domains, normals.get(setting.key)) for setting in settings}
     return Prepared(arrays, index, config.data.image_size)
 
 
-def _domains(dataset: Dataset, settings: Sequence[Setting]) -> dict[tuple[str, bool], ImageDomain]:
+def domains_of(dataset: Dataset, settings: Sequence[Setting]) -> dict[tuple[str, bool], ImageDomain]:
     """(domain name, pseudo) -> images; the pseudo domains hold the T_sel images that get shuffled."""
     used = {name for setting in settings for name in (setting.task.source, setting.task.target)}
     domains = {(name, False): dataset.domain(name) for name in sorted(used)}
@@ -236,7 +236,7 @@ def subset(domain: ImageDomain, ids: Iterable[str]) -> ImageDomain:
     )
 
 
-def _models(configurations: Sequence[Configuration]) -> list[Model]:
+def models_of(configurations: Sequence[Configuration]) -> list[Model]:
     """Every (kind, model) that some configuration reads, in a fixed order."""
     wanted: set[Model] = set()
     for configuration in configurations:
@@ -248,7 +248,7 @@ def _models(configurations: Sequence[Configuration]) -> list[Model]:
     return sorted(wanted)
 
 
-def _compute(
+def domain_arrays(
     models: Sequence[Model],
     domain: ImageDomain,
     pseudo: bool,
@@ -268,6 +268,21 @@ def _compute(
     return arrays | dict(
         zip(outputs, extract(domain, list(outputs.values()), cache, pseudo, encode), strict=True)
     )
+
+
+def are_cached(
+    models: Sequence[Model], domain: ImageDomain, pseudo: bool, image_size: int | None, cache: ArrayCache
+) -> bool:
+    """Whether the cache has every array of one domain."""
+    for kind, name in models:
+        output = _output(kind, name, image_size)
+        if isinstance(output, Output):
+            found = cache.read(output.tap, output.content(domain, pseudo))
+        else:
+            found = cache.read("images", domain_content(domain, output, pseudo))
+        if found is None:
+            return False
+    return True
 
 
 def _output(kind: Source, name: str, image_size: int | None) -> Output | ImageTransform:

@@ -74,6 +74,25 @@ class Rounds:
         states = self._ledger.states(unit.key for unit in self.units)
         return [unit for unit in self.units if unit.key not in states]
 
+    def expected(self) -> list[list[Unit]]:
+        """Units that are left, those of each run of Tune together.
+
+        What Optuna has not drawn yet is stood in for by a random draw from the same space.
+        """
+        rounds = [self.missing()]
+        if self._search is not None:
+            drawn = draw_configurations(self._config).configurations
+            open_ = {setting.key: drawn[len(self._search.asked(setting.key)) :] for setting in self._settings}
+            for start in range(0, max(map(len, open_.values())), ROUND):
+                rounds.append(
+                    [
+                        unit
+                        for setting in self._settings
+                        for unit in self._plan(setting, open_[setting.key][start : start + ROUND])
+                    ]
+                )
+        return [units for units in rounds if units]
+
     def next(self, leases: Leases) -> list[Unit]:
         """Units to run now, none of them recorded; none where the sweep is complete.
 

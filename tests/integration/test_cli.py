@@ -148,7 +148,7 @@ def test_an_image_that_was_mended_is_read_by_the_next_call(space: Path, images: 
     _truncated(images)
     refused(twofold_here("sweep", space), "cannot read the image")
     path.write_bytes(whole)
-    assert twofold_here("plan", space).code == 0
+    assert twofold_here("plan", space, "--no-pilot").code == 0
 
 
 @pytest.mark.parametrize("key", ["output", "cache"])
@@ -184,7 +184,7 @@ def test_a_folder_without_a_sweep_is_refused(command: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("command", ["select", "report"])
 def test_a_sweep_without_results_is_refused(command: str, space: Path) -> None:
-    assert twofold_here("plan", space).code == 0
+    assert twofold_here("plan", space, "--no-pilot").code == 0
     folder = space.parent / "shapes"
     (folder / "config.yaml").write_text(space.read_text())
     refused(twofold_here(command, folder), "units.parquet")
@@ -199,7 +199,7 @@ def test_the_installed_command_refuses_in_the_same_way(space: Path, images: Path
 
 
 def test_a_plan_counts_and_runs_nothing(swept: Sweep, space: Path) -> None:
-    new = twofold_here("plan", space)
+    new = twofold_here("plan", space, "--no-pilot")
     assert new.code == 0
     assert "9 units = 3 settings x 3 configurations x 1 seeds; 0 recorded, 9 to run" in new.output
     ran_nothing(space.parent)
@@ -209,11 +209,24 @@ def test_a_plan_counts_and_runs_nothing(swept: Sweep, space: Path) -> None:
     assert modified(list(swept.records.values())) == before
 
 
+def test_a_plan_predicts_from_a_pilot_and_leaves_nothing_of_it(space: Path) -> None:
+    content = yaml.safe_load(space.read_text())
+    content["space"].append({"alignment": "positive", "clusterer": "kmeans", "k": 2, "score": "knn"})
+    space.write_text(yaml.safe_dump(content))
+    done = twofold_here("plan", space, *sets("prices={currency: CHF, worker_hour: 1.0}"))
+    assert done.code == 0, done.output
+    assert "3 trainings in 3 Ray trials" in done.message and re.search(r"\d+ images", done.message)
+    assert "short units, whose results are thrown away" in done.message and "cost, CHF" in done.message
+    assert re.search(r"│ 2\b[^│]*│ +\d+ s │ +\d+ s – \d+ s │ +0\.\d\d │ +0\.\d\d │", done.output)
+    ran_nothing(space.parent)
+    assert not list(space.parent.rglob("*pilot*")) and not (space.parent.parent / "cache").exists()
+
+
 def test_a_plan_says_what_it_leaves_out(space: Path) -> None:
     content = yaml.safe_load(space.read_text())
     content["space"].append({"alignment": "mmd", "supervision": ["source_only", "unsupervised"], "k": 2})
     space.write_text(yaml.safe_dump(content))
-    done = twofold_here("plan", space)
+    done = twofold_here("plan", space, "--no-pilot")
     assert "left out 1 combinations" in done.message and "'mmd' needs target images" in done.message
     assert "3 trainings" in done.message
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.config import SweepConfig, load_config
+from orchestrator.config import PriceConfig, SweepConfig, load_config
 from orchestrator.ranges import Range
 from trainables.errors import TwofoldError
 
@@ -54,6 +54,7 @@ def test_every_field_is_described() -> None:
     for section in (
         SweepConfig,
         *(SweepConfig.model_fields[k].annotation for k in ("data", "resources", "budget")),
+        PriceConfig,
     ):
         for name, info in section.model_fields.items():  # type: ignore[union-attr]
             assert info.description or name in ("data", "resources", "budget"), name
@@ -102,6 +103,8 @@ def test_frozen(tmp_path: Path) -> None:
         ({"resources": {"gpus_per_worker": -1}}, ["resources.gpus_per_worker"]),
         ({"resources": {"gpus_per_worker": float("inf")}}, ["resources.gpus_per_worker"]),
         ({"resources": {"trainings_per_trial": 0}}, ["resources.trainings_per_trial"]),
+        ({"prices": {"gpu_hours": 2}}, ["prices.gpu_hours", "Did you mean 'gpu_hour'?"]),
+        ({"prices": {"worker_hour": -1}}, ["prices.worker_hour", "got -1"]),
         ({"search": "optna", "samples": 3}, ["search: ", "got 'optna'", "Did you mean 'optuna'?"]),
         ({"scheduler": "medain"}, ["scheduler: ", "got 'medain'", "Did you mean 'median'?"]),
         ({"scheduler": None}, ["scheduler: ", "'none', 'asha' or 'median'"]),

@@ -103,6 +103,7 @@ def test_every_change_is_named(storage: Storage) -> None:
     [
         {"resources": {"workers": 7, "step_minutes": 1.5}},
         {"budget": {"hours": 1.0, "units": 3}},
+        {"prices": {"currency": "EUR", "worker_hour": 0.3, "gpu_hour": 2}},
         {"output": "elsewhere", "cache": "another", "ledger": "s3://bucket/folder"},
         {"tracking_uri": "http://127.0.0.1:5000"},
         {"name": "renamed"},
