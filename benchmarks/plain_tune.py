@@ -37,6 +37,7 @@ from trainables.backbones.base import build_backbone
 from trainables.configuration import Configuration
 from trainables.data.base import Dataset
 from trainables.encoders.base import build_encoder
+from trainables.extract import batch_size
 from trainables.images import ImageTransform, patch_shuffled
 from trainables.methods.base import PARTS, Part, Rows, SettingArrays, Training, TrainingInputs
 from trainables.networks import unit_rows
@@ -45,7 +46,6 @@ from trainables.seeding import generator
 from trainables.types import Assignment, Setting
 
 HELD_OUT: tuple[Part, ...] = ("source_val", "target_sel", "pseudo", "test")
-BATCH = 32
 
 Images = Callable[[Part, ImageTransform], np.ndarray]
 Report = Callable[[dict[str, Any]], None]
@@ -96,7 +96,7 @@ def score_unit(
     encoder = build_encoder(configuration.encoder, image_size).pretrained
     network = nn.Sequential(encoder.normalisation(), encoder.build())
     needed = ("target_fit",) if configuration.method else PARTS
-    outputs = {part: run_network(network, images(part, encoder.transform)) for part in needed}
+    outputs = run_network(network, {part: images(part, encoder.transform) for part in needed})
     features = {part: unit_rows(pooled).numpy() for part, pooled in outputs.items()}
     draws = generator("cluster", setting.key, seed, configuration.trusted_key)
     assignment = configuration.clusterer(features["target_fit"], draws)
@@ -113,10 +113,14 @@ def score_unit(
 
 
 @torch.inference_mode()
-def run_network(network: nn.Module, images: np.ndarray) -> torch.Tensor:
-    """Outputs (n, ...) of a frozen network for (n, s, s, 3) uint8 images."""
+def run_network(network: nn.Module, images: Mapping[Part, np.ndarray]) -> dict[Part, torch.Tensor]:
+    """Outputs (n, ...) of a frozen network for the (n, s, s, 3) uint8 images of each part."""
     network = network.eval().to(memory_format=torch.channels_last)
-    return torch.cat([network(batch) for batch in torch.from_numpy(images).split(BATCH)])
+    together = torch.from_numpy(np.concatenate(list(images.values())))
+    # Batches of twofold's size: the last bit of a convolution depends on it, and training magnifies it.
+    batches = together.split(batch_size(together.shape[1]))
+    outputs = torch.cat([network(batch) for batch in batches])
+    return dict(zip(images, outputs.split([len(part) for part in images.values()]), strict=True))
 
 
 def start_training(
@@ -130,8 +134,8 @@ def start_training(
     """A training on the activations of the backbone's frozen trunk, which are computed here, once."""
     method = configuration.method
     backbone = build_backbone(method.backbone, method.finetune, method.embedding_dim, image_size, seed=seed)
-    inputs = {part: run_network(backbone.trunk, images(part, backbone.transform)).numpy() for part in PARTS}
-    rows = {part: Rows(array, np.arange(len(array))) for part, array in inputs.items()}
+    outputs = run_network(backbone.trunk, {part: images(part, backbone.transform) for part in PARTS})
+    rows = {part: Rows(values.numpy(), np.arange(len(values))) for part, values in outputs.items()}
     arrays = SettingArrays(features={}, inputs=rows)
     return method.start(
         TrainingInputs(arrays, assignment, None, configuration.alignment, setting.key, seed, image_size)

@@ -21,12 +21,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from rows import Row, spread, table
 
-from orchestrator.ledger import UnitRecord, read_units
+from orchestrator.ledger import read_units
 from trainables.seeding import canonical_json
 
 SPACE = Path(__file__).with_name("plain_tune.yaml")
@@ -140,15 +141,15 @@ def _script_scores(folder: Path) -> Scores:
 
 
 def _twofold_scores(folder: Path) -> Scores:
-    records = [UnitRecord.from_row(row) for row in read_units(folder / "units.parquet")]
-    return {_key(one.setting, one.config, one.seed): _joined(vars(one)) for one in records}
+    rows = read_units(folder / "units.parquet", ["setting", "config", "seed", *PARTS])
+    return {_key(row["setting"], json.loads(row["config"]), row["seed"]): _joined(row) for row in rows}
 
 
 def _key(setting: str, configuration: Mapping[str, object], seed: int) -> str:
     return canonical_json([setting, configuration, seed])
 
 
-def _joined(scores: Mapping[str, np.ndarray]) -> np.ndarray:
+def _joined(scores: Mapping[str, Any]) -> np.ndarray:
     return np.concatenate([scores[part] for part in PARTS])
 
 

@@ -163,9 +163,9 @@ def within_budget(units: Sequence[Unit], most: int | None) -> list[Unit]:
 def group_units(units: Sequence[Unit], bundles_per_trial: int) -> list[list[Unit]]:
     """Group units that share a setting and seed, at most ``bundles_per_trial`` trainings in a group.
 
-    Bundles that train nothing go with those that train on the same setting, whose trusted sets they share: what
-    a group has clustered, it does not cluster again. Groups with the most trainings come first, so that no
-    worker is left with a long one at the end.
+    Bundles that train nothing go with those that train on the same setting: they share trusted sets, which a
+    group finds once. Groups with the most trainings come first, so that no worker is left with a long one at
+    the end.
     """
     together: dict[tuple[str, int], dict[str, list[Unit]]] = defaultdict(lambda: defaultdict(list))
     for unit in units:
