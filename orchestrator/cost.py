@@ -43,7 +43,7 @@ class Fixed:
         trial: of a worker, for each Ray trial.
         unit: of a worker, for each record.
         driver: CPU seconds of the driver for each unit: Tune's result and MLflow's run.
-        tracking: CPU seconds of the driver to reach MLflow first, and to make its tables.
+        tracking: how much longer the launch is beside the first connection to MLflow, which makes tables.
         tracked: wall seconds of one MLflow run; one writer logs them one by one.
         concluding: choice, report and end of the tracking.
         concluding_unit: the same, for each unit.
@@ -223,7 +223,7 @@ def predict(
     if load.units:
         # Both are the driver's, which has all cores of its machine.
         around += max(fixed.starting, fixed.preparing + fixed.starting / machine.cores)
-        around += fixed.launch + fixed.refit * (len(load.rounds) - 1)
+        around += fixed.launch + fixed.tracking + fixed.refit * (len(load.rounds) - 1)
     wall = around + running
     margin = load.spread * running + SMALLEST_SPREAD * around
     hours = workers * wall / 3600
@@ -240,8 +240,7 @@ def _running(load: Load, fixed: Fixed, machine: Machine, workers: int) -> float:
     # The driver shares its machine's cores with the workers there.
     here = min(1.0, machine.workers / workers)
     work = machine.threads * here * sum(map(sum, trials))
-    driver = fixed.tracking + fixed.driver * load.units if load.units else 0.0
-    shared = (work + driver) / machine.cores
+    shared = (work + fixed.driver * load.units) / machine.cores
     return max(scheduled, shared, fixed.tracked * load.units)
 
 

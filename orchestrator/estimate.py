@@ -65,7 +65,7 @@ class Estimator:
         self._settings = settings
         self._workload = Workload({setting.key: Sizes.of(setting) for setting in settings})
         # Records of the sweep were made beside its driver and the writer of MLflow: their seconds hold it.
-        self._fixed = Fixed(planning=planning, driver=0, tracking=0)
+        self._fixed = Fixed(planning=planning, driver=0)
         self._piloted = 0
 
     def estimate(
