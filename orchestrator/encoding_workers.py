@@ -83,13 +83,13 @@ class EncodingWorkers:
 
 
 @contextlib.contextmanager
-def encoding_workers(config: SweepConfig, session: RaySession, address: str | None) -> Iterator[Encode]:
+def encoding_workers(config: SweepConfig, session: RaySession) -> Iterator[Encode]:
     """What encodes the images of a sweep: the workers where there is more than this process can use.
 
     One process uses all cores of its machine, or one GPU. There it is as fast as workers are, which would
     first have to start.
     """
-    if address is None and torch.cuda.device_count() < 2:
+    if not session.is_cluster and torch.cuda.device_count() < 2:
         yield InProcess()
         return
     session.wait()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ from trainables.types import Setting
 
 if TYPE_CHECKING:  # Ray and MLflow take seconds to import
     from orchestrator.estimate import Estimate
+    from orchestrator.ray_start import RaySession
     from orchestrator.sweep import Supervisor
     from orchestrator.tracking import Outbox
 
@@ -72,8 +73,13 @@ class Outcome:
     stopped: bool
 
 
-def make_plan(config: SweepConfig) -> Plan:
+def make_plan(config: SweepConfig, meanwhile: Callable[[], None] | None = None) -> Plan:
     """Check everything that can be checked before a trial runs, and enumerate the units.
+
+    Args:
+        config: the sweep.
+        meanwhile: called when the images are found and before the settings are drawn, in a process that is
+            waited for: begins what can go on beside it.
 
     Raises:
         TwofoldError: bad configuration, data, or output folder.
@@ -82,9 +88,11 @@ def make_plan(config: SweepConfig) -> Plan:
     _open_folder(config)
     storage = Storage(config.ledger_location)
     Ledger(storage).open()
-    settings = draw_settings(config)
-    check_feasible(grid, settings)
     fingerprints = domain_fingerprints(config)
+    if meanwhile is not None:
+        meanwhile()
+    settings = draw_settings(config, fingerprints)
+    check_feasible(grid, settings)
     rounds = Rounds(config, grid, settings, fingerprints, Ledger(storage))
     return Plan(grid, settings, rounds, storage, fingerprints)
 
@@ -100,22 +108,28 @@ def run_sweep(
         address: Ray cluster; None = this machine.
         accept_changes: go on in a folder whose sweep was planned otherwise.
     """
-    plan = make_plan(config)
+    set_ray_environment(address)
+    from orchestrator.ray_start import RaySession
+
     owner = Owner.here()
-    leases = Leases(plan.storage, owner)
-    open_spec(plan.storage, leases, describe_spec(config, plan.fingerprints), accept_changes)
-    _write_provenance(config)
-    left = plan.rounds.next(leases)
-    console.print(_headline(config, plan, left), highlight=False)
     stopped = untracked = False
-    if left or not _is_complete(config, plan):
-        _completion(config).unlink(missing_ok=True)
-        if left:
-            stopped, untracked = _run(config, plan, left, console, owner, address)
-        if not stopped:
-            untracked = not _conclude(config, plan, console, owner, untracked)
-    else:
-        console.print(f"Nothing is left to run. The report is {config.folder / 'report.html'}.")
+    with RaySession(config, address) as session:
+        # A sweep that was complete most likely is: Ray then starts only if it is not.
+        plan = make_plan(config, None if _completion(config).exists() else session.start)
+        leases = Leases(plan.storage, owner)
+        open_spec(plan.storage, leases, describe_spec(config, plan.fingerprints), accept_changes)
+        _write_provenance(config)
+        left = plan.rounds.next(leases)
+        console.print(_headline(config, plan, left), highlight=False)
+        if left or not _is_complete(config, plan):
+            _completion(config).unlink(missing_ok=True)
+            if left:
+                stopped, untracked = _run(config, plan, left, console, owner, session)
+            session.end()
+            if not stopped:
+                untracked = not _conclude(config, plan, console, owner, untracked)
+        else:
+            console.print(f"Nothing is left to run. The report is {config.folder / 'report.html'}.")
     return _outcome(config, plan, console, untracked, stopped)
 
 
@@ -187,38 +201,34 @@ def _planned(plan: Plan) -> str:
 
 
 def _run(
-    config: SweepConfig, plan: Plan, left: list[Unit], console: Console, owner: Owner, address: str | None
+    config: SweepConfig, plan: Plan, left: list[Unit], console: Console, owner: Owner, session: RaySession
 ) -> tuple[bool, bool]:
     """Prepare, run and log; say whether a stop was asked for, and whether the logging stopped early."""
-    set_ray_environment(address)
-    from orchestrator.ray_start import RaySession
+    from orchestrator.encoding_workers import encoding_workers
+    from orchestrator.sweep import Ended, Supervisor
+    from orchestrator.tracking import BackgroundTracker
 
     launched = time.time()
-    with RaySession(config, address) as session:
-        from orchestrator.encoding_workers import encoding_workers
-        from orchestrator.sweep import Ended, Supervisor
-        from orchestrator.tracking import BackgroundTracker
+    with encoding_workers(config, session) as encode:
+        prepared = prepare(config, plan.grid, plan.settings, encode)
+    console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
+    session.wait()
+    tracker = BackgroundTracker(_outbox(config, plan, owner))
+    total = plan.rounds.most - len(plan.units) + len(left)
+    with SweepProgress(console, min(total, config.budget.units or total)) as progress:
 
-        with encoding_workers(config, session, address) as encode:
-            prepared = prepare(config, plan.grid, plan.settings, encode)
-        console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
-        session.wait()
-        tracker = BackgroundTracker(_outbox(config, plan, owner))
-        total = plan.rounds.most - len(plan.units) + len(left)
-        with SweepProgress(console, min(total, config.budget.units or total)) as progress:
+        def on_ended(ended: Ended) -> None:
+            tracker.put([*ended.done, *ended.failed])
+            progress.advance(len(ended.done), len(ended.failed))
 
-            def on_ended(ended: Ended) -> None:
-                tracker.put([*ended.done, *ended.failed])
-                progress.advance(len(ended.done), len(ended.failed))
-
-            try:
-                supervisor = Supervisor(
-                    config, prepared, plan.storage, owner, on_ended, plan.units, since=launched
-                )
-                ending = _run_rounds(config, plan, left, owner, supervisor)
-            finally:
-                # Also when interrupted: a database that is left while it is created cannot be used again.
-                failure = tracker.close()
+        try:
+            supervisor = Supervisor(
+                config, prepared, plan.storage, owner, on_ended, plan.units, since=launched
+            )
+            ending = _run_rounds(config, plan, left, owner, supervisor)
+        finally:
+            # Also when interrupted: a database that is left while it is created cannot be used again.
+            failure = tracker.close()
     if ending != "complete":
         console.print(_ENDINGS[ending])
     if failure is not None:

@@ -115,10 +115,14 @@ def open_dataset(config: SweepConfig) -> Dataset:
     return build_dataset(config.data.dataset, **_dataset_arguments(config))
 
 
-def draw_settings(config: SweepConfig) -> list[Setting]:
+def draw_settings(config: SweepConfig, fingerprints: Mapping[str, str]) -> list[Setting]:
     """Draw the settings in the oracle's own process, the only one that sees labels.
 
     A second call with the same data section reads what was drawn before.
+
+    Args:
+        config: the sweep.
+        fingerprints: what ``domain_fingerprints`` says of its images.
 
     Raises:
         TwofoldError: what the oracle says of the data.
@@ -133,10 +137,9 @@ def draw_settings(config: SweepConfig) -> list[Setting]:
         "split_seeds": config.data.split_seeds,
         "transductive": config.data.transductive,
     }
-    fingerprints = domain_fingerprints(config)
     drawn = config.folder / "settings.parquet"
     stamp = config.folder / "settings.json"
-    content = canonical_json({"request": request, "data": fingerprints})
+    content = canonical_json({"request": request, "data": dict(fingerprints)})
     if not (drawn.exists() and stamp.exists() and stamp.read_text() == content):
         _run_oracle(config.folder, request)
         write_atomically(stamp, lambda path: _write_text(path, content))

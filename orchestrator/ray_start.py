@@ -17,62 +17,75 @@ from trainables.errors import TwofoldError
 
 
 class RaySession:
-    """Ray for as long as the block of a ``with`` lasts.
+    """Ray until the block of a ``with`` is left, or until ``end``.
 
-    It starts in a thread, beside what the block does first; ``wait`` for it before Ray is used.
+    It starts and ends in a thread, beside what the block does meanwhile.
 
     Args:
         config: the sweep.
         address: of a cluster; None = this machine, with an explicit number of cores.
-
-    Raises:
-        TwofoldError: on entry, no cluster answers.
     """
 
     def __init__(self, config: SweepConfig, address: str | None) -> None:
+        self.is_cluster = address is not None
         self._config = config
         self._address = address
-        self._started = False
         self._error: BaseException | None = None
         self._ready, self._over = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._start, name="ray-start")
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> RaySession:
-        if self._address is not None:
-            _check_answers(self._address)
-        if threading.current_thread() is threading.main_thread():
-            # Ray does this where it starts in the main thread: the block is then left as it should be.
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ready.wait()
-        if self._started:
-            ray.shutdown()
-        self._over.set()
-        self._thread.join()
+        self.end()
+        if self._thread is not None:
+            self._thread.join()
+
+    def start(self) -> None:
+        """Begin to start Ray.
+
+        Raises:
+            TwofoldError: no cluster answers.
+        """
+        if self._address is not None:
+            _check_answers(self._address)
+        if threading.current_thread() is threading.main_thread():
+            # Ray does this where it starts in the main thread: the block is then left as it should be.
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        self._thread = threading.Thread(target=self._live, name="ray-session")
+        self._thread.start()
 
     def wait(self) -> None:
         """Return when Ray can be used.
 
         Raises:
+            TwofoldError: no cluster answers.
             Exception: what Ray raised.
         """
+        if self._thread is None:
+            self.start()
         self._ready.wait()
         if self._error is not None:
             raise self._error
 
-    def _start(self) -> None:
+    def end(self) -> None:
+        """Begin to end Ray, which is no longer needed."""
+        self._over.set()
+
+    def _live(self) -> None:
+        """The life of Ray: its processes end with the thread that started them."""
+        started = False
         try:
-            self._started = start_ray(self._config, self._address)
+            started = start_ray(self._config, self._address)
         except BaseException as error:  # raised again in ``wait``
             self._error = error
         self._ready.set()
-        # Ray's processes end with the thread that started them.
         self._over.wait()
+        if started:
+            ray.shutdown()
 
 
 def start_ray(config: SweepConfig, address: str | None) -> bool:

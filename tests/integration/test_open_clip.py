@@ -10,7 +10,7 @@ import torch
 from harness import Sweep, draw_domains, folder_data, modified, refused, twofold, twofold_here, write_space
 
 from orchestrator.plan import enumerate_grid
-from orchestrator.prepare import ArrayName, draw_settings, prepare
+from orchestrator.prepare import ArrayName, domain_fingerprints, draw_settings, prepare
 
 MODEL = "ViT-B-32"
 
@@ -53,7 +53,7 @@ def test_features_are_those_of_open_clip_itself(clip_sweep: Sweep, checkpoint: P
     config = clip_sweep.config
     files = list((config.cache / "features").glob("*.arrow"))
     before = modified(files)
-    prepared = prepare(config, enumerate_grid(config), draw_settings(config))
+    prepared = prepare(config, enumerate_grid(config), draw_settings(config, domain_fingerprints(config)))
     assert files and modified(files) == before
     cached = prepared.arrays[ArrayName("features", f"open_clip:{MODEL}/{checkpoint}", "light")]
     assert cached.shape == (32 + 16, 512)

@@ -218,13 +218,13 @@ def test_labels_are_opened_by_the_oracle_alone() -> None:
 
 def test_true_normals_are_not_even_read_without_oracle_units(swept_again: Sweep) -> None:
     from orchestrator.plan import enumerate_grid
-    from orchestrator.prepare import draw_settings, prepare
+    from orchestrator.prepare import domain_fingerprints, draw_settings, prepare
 
     config = swept_again.config
     kept = swept_again.folder / "oracle"
     hidden = kept.rename(kept.with_name("hidden"))
     try:
-        prepared = prepare(config, enumerate_grid(config), draw_settings(config))
+        prepared = prepare(config, enumerate_grid(config), draw_settings(config, domain_fingerprints(config)))
     finally:
         hidden.rename(kept)
     assert all(setting.true_normals is None for setting in prepared.settings.values())

@@ -51,7 +51,7 @@ def test_a_trial_of_the_script_agrees_with_the_record(
 ) -> None:
     config = sweep(tmp_path, backbone)
     config.folder.mkdir(parents=True)
-    [setting], grid = draw_settings(config), enumerate_grid(config)
+    [setting], grid = draw_settings(config, domain_fingerprints(config)), enumerate_grid(config)
     configuration = Configuration.parse({**config.fixed, **flat})
     [unit] = plan_units(config, [configuration], [setting], domain_fingerprints(config))
     *steps, last = GroupRun(prepare(config, grid, [setting]), [unit]).run([unit])

@@ -79,7 +79,7 @@ def drawn(
     space = [IDENTITY, trained, {**trained, "encoder": "backbone"}]
     config = sweep(root, tmp_path_factory.mktemp("runs"), space)
     config.folder.mkdir(parents=True)
-    settings = draw_settings(config)
+    settings = draw_settings(config, domain_fingerprints(config))
     return config, settings, prepare(config, enumerate_grid(config), settings)
 
 
@@ -138,7 +138,7 @@ def test_no_label_without_oracle_supervision(drawn: tuple[SweepConfig, list[Sett
     assert all(index.true_normals is None for index in prepared.settings.values())
     labelled = prepare(
         config, enumerate_grid(config.model_copy(update={"space": [{**IDENTITY, "supervision": "oracle"}]})),
-        draw_settings(config),
+        draw_settings(config, domain_fingerprints(config)),
     )  # fmt: skip
     for index in labelled.settings.values():
         assert index.true_normals is not None
@@ -155,7 +155,7 @@ def test_a_second_draw_reads_what_was_drawn(
         raise AssertionError("drawn again")
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    assert draw_settings(config) == settings
+    assert draw_settings(config, domain_fingerprints(config)) == settings
     for changed in (
         {"contamination": [0.1]},
         {"split_seeds": [1]},
@@ -164,7 +164,7 @@ def test_a_second_draw_reads_what_was_drawn(
     ):
         other = config.model_copy(update={"data": config.data.model_copy(update=changed)})
         with pytest.raises(AssertionError, match="drawn again"):
-            draw_settings(other)
+            draw_settings(other, domain_fingerprints(other))
 
 
 def test_a_warm_cache_builds_no_network(
@@ -184,7 +184,7 @@ def test_what_the_oracle_refuses_is_one_message(root: Path, tmp_path: Path) -> N
     config = sweep(root, tmp_path, contamination=[0.9])
     config.folder.mkdir(parents=True)
     with pytest.raises(TwofoldError, match=r"0.9 is not reachable") as error:
-        draw_settings(config)
+        draw_settings(config, domain_fingerprints(config))
     assert "Traceback" not in str(error.value)
     assert not (config.folder / "settings.json").exists()
 
