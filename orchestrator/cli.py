@@ -219,5 +219,5 @@ def main() -> None:
     try:
         app()
     finally:
-        # Or the interpreter looks through every object of PyTorch, Ray and MLflow before it ends: two seconds.
+        # Or the interpreter looks through every object of PyTorch and Ray before it ends: two seconds.
         gc.freeze()
