@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test test-slow test-cluster test-postgres check format clean
+.PHONY: help setup sweep test test-slow test-cluster test-postgres bench check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,9 @@ test-cluster: $(INSTALLED) ## run real clusters in namespaces of this machine (r
 test-postgres: $(INSTALLED) ## test MLflow on PostgreSQL, where its server is installed
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[postgres]'
 	@$(BIN)/python -m pytest -rs tests/postgres
+
+bench: $(INSTALLED) ## measure the speed of everything, and write benchmarks/RESULTS.md (hours; ARGS='--repeats 1')
+	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 check: $(INSTALLED) ## format, lint, types, import rules and the content of the wheel
 	@echo "== format"       && $(BIN)/ruff format --check .

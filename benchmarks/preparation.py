@@ -3,9 +3,10 @@
 python benchmarks/preparation.py [--pacs-root FOLDER] [--repeats 3] [--batches]
 
 Preparation decodes, resizes, encodes (features and the activations of the trunk), and writes the cache. The
-bare pass is a loop over batches of one tensor in a process of its own, with PyTorch's own settings and the
-batch size that is fastest for it. Repeats are interleaved. Prints a table in Markdown; with ``--batches`` the
-speed of every batch size instead, and of bfloat16 with its agreement.
+bare pass is a loop over batches of one tensor in a process of its own, with the batch size that is fastest for
+it: first as PyTorch comes, then with glibc told to keep freed memory, as twofold tells it. Repeats are
+interleaved. Prints a table in Markdown; with ``--batches`` the speed of every batch size instead, and of
+bfloat16 with its agreement.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 # As the command line does.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import numpy as np
 import torch
@@ -60,10 +61,10 @@ def bare(images: np.ndarray, batch: int, dtype: torch.dtype = torch.float32) -> 
         return time.perf_counter() - started, torch.cat(features).float()
 
 
-def bare_elsewhere(images: Path, batch: int) -> float:
-    """Seconds of ``bare`` in a new process that knows nothing of twofold's settings."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    command = [sys.executable, __file__, "--bare", str(images), str(batch)]
+def bare_elsewhere(images: Path, batch: int, memory_kept: bool) -> float:
+    """Seconds of ``bare`` in a new process, without twofold's settings, or with that of memory alone."""
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    command = [sys.executable, __file__, "--bare", str(images), str(batch), "kept" if memory_kept else ""]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout))
 
@@ -98,20 +99,25 @@ def measure(repeats: int, pacs_root: Path | None) -> list[Row]:
     cases = [("digits, mnist at 96 px", first_images("mnist", None, 2000), 96)]
     if pacs_root is not None:
         cases.append(("PACS, art_painting at 224 px", first_images("art_painting", pacs_root, 400), 224))
-    return [*(_compare(name, domain, size, repeats) for name, domain, size in cases), _warm(repeats)]
+    return [row for case in cases for row in _compare(*case, repeats)] + [_warm(repeats)]
 
 
-def _compare(name: str, domain: ImageDomain, size: int, repeats: int) -> Row:
+def _compare(name: str, domain: ImageDomain, size: int, repeats: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "images.npy")
         np.save(path, np.concatenate(list(decoded_batches(domain, ImageTransform(size), 64))))
-        fastest = min(BATCHES, key=lambda batch: bare_elsewhere(path, batch))
         prepared(domain, size)
-        pairs = [(prepared(domain, size), bare_elsewhere(path, fastest)) for _ in range(repeats)]
+        return [_row(path, name, domain, size, repeats, memory_kept) for memory_kept in (False, True)]
+
+
+def _row(path: Path, name: str, domain: ImageDomain, size: int, repeats: int, memory_kept: bool) -> Row:
+    fastest = min(BATCHES, key=lambda batch: bare_elsewhere(path, batch, memory_kept))
+    pairs = [(prepared(domain, size), bare_elsewhere(path, fastest, memory_kept)) for _ in range(repeats)]
     ratios = [whole / alone for whole, alone in pairs]
     speed = len(domain.ids) / statistics.median(alone for _, alone in pairs)
+    how = " with twofold's memory setting" if memory_kept else ""
     return Row(
-        f"preparation / bare forward pass ({name}, {len(domain.ids)} images)",
+        f"preparation / bare forward pass{how} ({name}, {len(domain.ids)} images)",
         "<= 1.10",
         f"{spread(ratios)}; bare {speed:.0f} images/s at batch {fastest}",
         statistics.median(ratios) <= 1.10,
@@ -147,10 +153,13 @@ def main() -> None:
     parser.add_argument("--pacs-root", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batches", action="store_true")
-    parser.add_argument("--bare", nargs=2, metavar=("IMAGES", "BATCH"), help=argparse.SUPPRESS)
+    parser.add_argument("--bare", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.bare:
-        print(json.dumps(bare(np.load(given.bare[0]), int(given.bare[1]))[0]))
+        images, batch, memory = given.bare
+        if memory:
+            keep_freed_memory()
+        print(json.dumps(bare(np.load(images), int(batch))[0]))
     elif given.batches:
         show_batches(given.pacs_root)
     else:

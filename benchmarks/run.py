@@ -1,6 +1,6 @@
 """Every benchmark of speed in one run, one table: benchmarks/RESULTS.md.
 
-python benchmarks/run.py [--pacs-root FOLDER] [--only NAME]...
+python benchmarks/run.py [--pacs-root FOLDER] [--repeats 3] [--only NAME]...
 
 The machine should have nothing else to do. Ratios are of two measurements of the same run.
 """
@@ -26,14 +26,18 @@ from rows import Row, table
 
 HERE = Path(__file__).parent
 PACKAGES = ("ray", "torch", "mlflow", "pyarrow", "scikit-learn", "timm")
-Measure = Callable[[Path | None], list[Row]]
+Measure = Callable[[Path | None, int], list[Row]]
+"""Folder of PACS and repeats of whole sweeps -> rows."""
 
 BENCHMARKS: dict[str, tuple[str, Measure]] = {
-    "preparation": ("benchmarks/preparation.py", lambda root: preparation.measure(3, root)),
-    "optimisations": ("benchmarks/optimisations.py", lambda root: optimisations.measure(5)),
-    "training": ("benchmarks/training.py", lambda root: training.measure(3, 3)),
-    "plan": ("benchmarks/plan_accuracy.py --pacs-root FOLDER", plan_accuracy.measure),
-    "scaling": ("benchmarks/scaling.py", lambda root: scaling.measure(scaling.SPACE, 1)),
+    "preparation": ("preparation.py", lambda root, _: preparation.measure(3, root)),
+    "training": ("training.py", lambda *_: training.measure(3, 3)),
+    "optimisations": ("optimisations.py", lambda *_: optimisations.measure(5)),
+    "speed": ("speed.py", lambda _, repeats: speed.measure(speed.SPACE, repeats)),
+    "scaling": ("scaling.py", lambda _, repeats: scaling.measure(scaling.SPACE, repeats)),
+    "plan": ("plan_accuracy.py", lambda root, _: plan_accuracy.measure(root)),
+    "orchestration": ("orchestration.py", lambda _, repeats: orchestration.measure(repeats)),
+    "streaming": ("streaming.py", lambda *_: streaming.measure()),
 }
 
 
@@ -59,22 +63,24 @@ def main() -> None:
     """Run what was asked for, print each table as it comes, and write all of them."""
     parser = argparse.ArgumentParser(description="every benchmark of speed")
     parser.add_argument("--pacs-root", type=Path, help="folder of PACS, for the rows that use it")
+    parser.add_argument("--repeats", type=int, default=3, help="of whole sweeps")
     parser.add_argument("--only", action="append", choices=list(BENCHMARKS), help="benchmark to run")
     given = parser.parse_args()
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     parts = [
         "# Speed",
         f"Written by `make bench` at commit {commit()}: {hardware()}; Python {platform.python_version()}, "
-        f"{versions}. Ranges are over the repeats.",
+        f"{versions}. Ranges are over the repeats; whole sweeps were repeated {given.repeats} times.",
     ]
     for name in given.only or BENCHMARKS:
         script, measure = BENCHMARKS[name]
         started = time.monotonic()
-        rows = table(measure(given.pacs_root))
-        parts.append(f"## {name}\n\n`python {script}`, {time.monotonic() - started:.0f} s\n\n{rows}")
+        rows = table(measure(given.pacs_root, given.repeats))
+        parts.append(f"## {name}\n\n`benchmarks/{script}`, {time.monotonic() - started:.0f} s\n\n{rows}")
         print(f"\n{parts[-1]}", flush=True)
-    if not given.only:
-        (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
+        if not given.only:
+            # After each of them: the last ones take long.
+            (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from trainables.errors import TwofoldError
 if TYPE_CHECKING:
     from orchestrator.pipeline import Outcome
 
-# Before PyTorch is imported. Its threads otherwise wait for each other by spinning, which keeps the one that
-# is waited for off its core where cores have something else to do: encoding then takes ten times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before PyTorch is imported. Its threads otherwise spin for milliseconds while they wait for each other, which
+# keeps the one they wait for off its core where cores are shared: encoding then takes many times as long.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 app = typer.Typer(
     name="twofold",
