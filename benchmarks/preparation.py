@@ -3,10 +3,10 @@
 python benchmarks/preparation.py [--pacs-root FOLDER] [--repeats 3] [--batches]
 
 Preparation decodes, resizes, encodes (features and the activations of the trunk), and writes the cache. The
-bare pass is a loop over batches of one tensor in a process of its own, with the batch size that is fastest for
-it: first as PyTorch comes, then with glibc told to keep freed memory, as twofold tells it. Repeats are
-interleaved. Prints a table in Markdown; with ``--batches`` the speed of every batch size instead, and of
-bfloat16 with its agreement.
+bare pass is a loop over batches of one tensor in a process of its own, with the batch size that is fastest:
+first as PyTorch comes, then with glibc told to keep freed memory, as twofold does. Repeats are interleaved.
+Prints a table in Markdown; with ``--batches`` the speed of every batch size instead, and of bfloat16 with its
+agreement.
 """
 
 from __future__ import annotations

@@ -18,9 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import optimisations
+import orchestration
 import plan_accuracy
 import preparation
 import scaling
+import speed
+import streaming
 import training
 from rows import Row, table
 

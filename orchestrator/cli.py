@@ -24,7 +24,7 @@ from trainables.errors import TwofoldError
 if TYPE_CHECKING:
     from orchestrator.pipeline import Outcome
 
-# Before PyTorch is imported. Its threads otherwise spin for milliseconds while they wait for each other, which
+# Before PyTorch is imported. Its threads otherwise spin for milliseconds while they wait for each other. That
 # keeps the one they wait for off its core where cores are shared: encoding then takes many times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
