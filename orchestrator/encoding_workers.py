@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -13,51 +12,32 @@ import torch
 
 from orchestrator.config import ResourceConfig, SweepConfig
 from orchestrator.ray_start import RaySession
+from trainables.errors import TwofoldError
 from trainables.extract import Encode, InProcess, Tap
 from trainables.memory import keep_freed_memory
 from trainables.networks import Pretrained
 
 AHEAD = 2
-"""Batches handed to a worker at a time, so that it never waits for the driver."""
-
-
-class EncodingWorker:
-    """One process with the network that ran last; an actor.
-
-    Args:
-        threads: CPU threads of the worker.
-    """
-
-    def __init__(self, threads: int) -> None:
-        keep_freed_memory()
-        torch.set_num_threads(threads)
-        self._encoder = InProcess()
-
-    def run(self, pretrained: Pretrained, taps: tuple[Tap, ...], batch: np.ndarray) -> dict[Tap, np.ndarray]:
-        """Outputs of one batch of images (b, s, s, 3) uint8."""
-        return self._encoder.load(pretrained, taps).run(batch)
+"""Batches that are handed over for each worker, so that none waits for the driver."""
 
 
 class EncodingWorkers:
-    """Shares the batches of a domain among actors, and gives their outputs back in order.
+    """Shares the batches of a domain among the workers of a cluster, and gives their outputs back in order.
+
+    A batch is a task, which runs on whatever node has room, and again on another where a node is lost. Ray
+    keeps the processes, and they the network that ran last, until they have been idle for a while.
 
     Args:
         resources: what a worker takes of the cluster, and how many there are.
     """
 
     def __init__(self, resources: ResourceConfig) -> None:
-        actor: Any = ray.remote(EncodingWorker)
-        # On another node after theirs is lost; the batches under way run again.
-        options = actor.options(
-            num_cpus=resources.cpus_per_worker,
-            num_gpus=resources.gpus_per_worker,
-            max_restarts=-1,
-            max_task_retries=-1,
+        self._resources = resources
+        # Without `max_calls`, Ray ends a process with a GPU after each task.
+        task: Any = ray.remote(max_calls=0)(_encode)
+        self._task = task.options(
+            num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=-1
         )
-        self._actors = [
-            options.remote(resources.cpus_per_worker)
-            for _ in range(resources.workers or _room_for(resources))
-        ]
 
     def __call__(
         self, pretrained: Pretrained, taps: tuple[Tap, ...], batches: Iterator[np.ndarray]
@@ -65,39 +45,51 @@ class EncodingWorkers:
         """The outputs of each batch.
 
         Raises:
-            TwofoldError: what a worker raised; the weights cannot be had, for one.
+            TwofoldError: what a worker raised, the weights cannot be had for one; or no worker answers.
         """
-        network = ray.put(pretrained)
+        network, threads = ray.put(pretrained), self._resources.cpus_per_worker
         running: deque[Any] = deque()
-        for turn, batch in enumerate(batches):
-            if len(running) == AHEAD * len(self._actors):
-                yield _result(running.popleft())
-            running.append(self._actors[turn % len(self._actors)].run.remote(network, taps, batch))
+        for batch in batches:
+            if len(running) >= AHEAD * (self._resources.workers or _room_for(self._resources)):
+                yield self._result(running.popleft())
+            running.append(self._task.remote(network, taps, batch, threads))
         while running:
-            yield _result(running.popleft())
+            yield self._result(running.popleft())
 
-    def close(self) -> None:
-        """End the actors, so that the trials have their cores and their memory."""
-        for actor in self._actors:
-            ray.kill(actor)
+    def _result(self, reference: Any) -> dict[Tap, np.ndarray]:
+        minutes = self._resources.step_minutes
+        try:
+            outputs: dict[Tap, np.ndarray] = ray.get(reference, timeout=60 * minutes)
+        except ray.exceptions.RayTaskError as error:
+            # Its own text is the traceback of another process.
+            raise error.cause from None
+        except ray.exceptions.GetTimeoutError:
+            raise TwofoldError(
+                f"no worker has encoded a batch of images for {minutes:g} minutes; see with `ray status` "
+                "whether the cluster has room for one (`resources:`)"
+            ) from None
+        return outputs
 
 
-@contextlib.contextmanager
-def encoding_workers(config: SweepConfig, session: RaySession) -> Iterator[Encode]:
-    """What encodes the images of a sweep: the workers where there is more than this process can use.
+_encoder = InProcess()
+"""Of a worker's process."""
 
-    One process uses all cores of its machine, or one GPU. There it is as fast as workers are, which would
-    first have to start.
-    """
+
+def _encode(
+    pretrained: Pretrained, taps: tuple[Tap, ...], batch: np.ndarray, threads: int
+) -> dict[Tap, np.ndarray]:
+    """On a worker: the outputs of one batch of images (b, s, s, 3) uint8."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    return _encoder.load(pretrained, taps).run(batch)
+
+
+def encoding_workers(config: SweepConfig, session: RaySession) -> Encode | None:
+    """The workers, where there is more than the driver's process can use: its cores, or one GPU."""
     if not session.is_cluster and torch.cuda.device_count() < 2:
-        yield InProcess()
-        return
+        return None
     session.wait()
-    workers = EncodingWorkers(config.resources)
-    try:
-        yield workers
-    finally:
-        workers.close()
+    return EncodingWorkers(config.resources)
 
 
 def _room_for(resources: ResourceConfig) -> int:
@@ -107,12 +99,3 @@ def _room_for(resources: ResourceConfig) -> int:
     if resources.gpus_per_worker:
         room = min(room, cluster.get("GPU", 0) / resources.gpus_per_worker)
     return max(1, int(room))
-
-
-def _result(reference: Any) -> dict[Tap, np.ndarray]:
-    try:
-        outputs: dict[Tap, np.ndarray] = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        # Its own text is the traceback of another process.
-        raise error.cause from None
-    return outputs

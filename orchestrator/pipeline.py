@@ -209,8 +209,8 @@ def _run(
     from orchestrator.tracking import BackgroundTracker
 
     launched = time.time()
-    with encoding_workers(config, session) as encode:
-        prepared = prepare(config, plan.grid, plan.settings, encode)
+    encode = encoding_workers(config, session)
+    prepared = prepare(config, plan.grid, plan.settings, encode)
     console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
     session.wait()
     tracker = BackgroundTracker(_outbox(config, plan, owner))

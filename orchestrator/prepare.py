@@ -32,6 +32,8 @@ from trainables.types import ImageDomain, Setting
 Source = Literal["features", "activations"]
 Model = tuple[Source, str]
 """What is computed and by which model: see ``ArrayName``."""
+LARGE = 2000
+"""Images from which on a domain is shared among the workers of a cluster, which first have to start."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def prepare(
         config: the sweep.
         grid: its configurations.
         settings: its settings.
-        encode: runs a network over batches; in this process when absent.
+        encode: runs a network over the batches of large domains; others are encoded in this process.
 
     Raises:
         TwofoldError: an image or a checkpoint cannot be read, or the cache cannot be written.
@@ -207,10 +209,11 @@ def prepare(
     domains = domains_of(open_dataset(config), settings)
     models = models_of(grid.configurations)
     cache = ArrayCache(config.cache, 1e9 * config.cache_gb)
-    encode = encode or InProcess()
+    here = InProcess()
     arrays: dict[ArrayName, np.ndarray] = {}
     for (name, pseudo), domain in domains.items():
-        computed = domain_arrays(models, domain, pseudo, config.data.image_size, cache, encode)
+        shared = encode if encode is not None and len(domain.ids) >= LARGE else here
+        computed = domain_arrays(models, domain, pseudo, config.data.image_size, cache, shared)
         arrays.update({ArrayName(*model, name, pseudo): array for model, array in computed.items()})
     normals = _true_normals(config) if _needs_labels(grid) else {}
     index = {setting.key: _index(setting, domains, normals.get(setting.key)) for setting in settings}

@@ -42,10 +42,8 @@ def batches(count: int, black: int | None = None) -> Iterator[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def workers(ray_local: None) -> Iterator[EncodingWorkers]:
-    found = EncodingWorkers(ResourceConfig(workers=2))
-    yield found
-    found.close()
+def workers(ray_local: None) -> EncodingWorkers:
+    return EncodingWorkers(ResourceConfig(workers=2))
 
 
 def test_workers_give_what_one_process_gives_in_the_same_order(workers: EncodingWorkers) -> None:
