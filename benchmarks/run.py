@@ -33,12 +33,12 @@ Measure = Callable[[Path | None, int], list[Row]]
 """Folder of PACS and repeats of whole sweeps -> rows."""
 
 BENCHMARKS: dict[str, tuple[str, Measure]] = {
-    "preparation": ("preparation.py", lambda root, _: preparation.measure(3, root)),
-    "training": ("training.py", lambda *_: training.measure(3, 3)),
-    "optimisations": ("optimisations.py", lambda *_: optimisations.measure(5)),
+    "plan": ("plan_accuracy.py", lambda root, _: plan_accuracy.measure(root)),
     "speed": ("speed.py", lambda _, repeats: speed.measure(speed.SPACE, repeats)),
     "scaling": ("scaling.py", lambda _, repeats: scaling.measure(scaling.SPACE, repeats)),
-    "plan": ("plan_accuracy.py", lambda root, _: plan_accuracy.measure(root)),
+    "training": ("training.py", lambda *_: training.measure(3, 3)),
+    "preparation": ("preparation.py", lambda root, _: preparation.measure(3, root)),
+    "optimisations": ("optimisations.py", lambda *_: optimisations.measure(5)),
     "orchestration": ("orchestration.py", lambda _, repeats: orchestration.measure(repeats)),
     "streaming": ("streaming.py", lambda *_: streaming.measure()),
 }
@@ -81,9 +81,8 @@ def main() -> None:
         rows = table(measure(given.pacs_root, given.repeats))
         parts.append(f"## {name}\n\n`benchmarks/{script}`, {time.monotonic() - started:.0f} s\n\n{rows}")
         print(f"\n{parts[-1]}", flush=True)
-        if not given.only:
-            # After each of them: the last ones take long.
-            (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
+        # After each of them: the last ones take long.
+        (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":
