@@ -33,14 +33,12 @@ class Sweep:
 
     Attributes:
         workers: of the sweep.
-        command: seconds of the whole command.
         working: seconds from the end of preparation to the last record.
         training: seconds inside trainings, of all workers together.
         inside: seconds inside trainings, clusterings and scores, of all workers together.
     """
 
     workers: int
-    command: float
     working: float
     training: float
     inside: float
@@ -52,21 +50,19 @@ def sweep(space: Path, folder: Path, name: str, workers: int) -> Sweep:
     command = [str(TWOFOLD), "sweep", str(space), "--name", name]
     for override in overrides:
         command += ["--set", override]
-    started = time.time()
-    prepared = started
+    prepared = time.time()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("Prepared"):
                 prepared = time.time()
-    ended = time.time()
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     columns = ["setting", "seed", "config", "seconds", "ended"]
-    return measured(read_units(folder / name / "units.parquet", columns), workers, ended - started, prepared)
+    return measured(read_units(folder / name / "units.parquet", columns), workers, prepared)
 
 
-def measured(rows: list[dict[str, object]], workers: int, command: float, prepared: float) -> Sweep:
+def measured(rows: list[dict[str, object]], workers: int, prepared: float) -> Sweep:
     """Add up the seconds; what units share counts once."""
     training: dict[tuple[object, ...], float] = {}
     clustering: dict[tuple[object, ...], float] = {}
@@ -75,13 +71,12 @@ def measured(rows: list[dict[str, object]], workers: int, command: float, prepar
         seconds = json.loads(str(row["seconds"]))
         configuration = Configuration.parse(json.loads(str(row["config"])))
         key = row["setting"], row["seed"]
-        # Units of one training are recorded one after the other, each with the time until its own embedding.
         training[*key, configuration.embedding_key] = seconds["train"]
         clustering[*key, configuration.trusted_key] = seconds["cluster"]
         scoring += seconds["score"]
     trained = sum(training.values())
     last = max(float(str(row["ended"])) for row in rows)
-    return Sweep(workers, command, last - prepared, trained, trained + sum(clustering.values()) + scoring)
+    return Sweep(workers, last - prepared, trained, trained + sum(clustering.values()) + scoring)
 
 
 def measure(space: Path, repeats: int) -> list[Row]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.pipeline import Outcome
 
 # Before PyTorch is imported. Its threads otherwise spin for milliseconds while they wait for each other. That
-# keeps the one they wait for off its core where cores are shared: encoding then takes many times as long.
+# keeps the one they wait for off its core where cores are shared: encoding then takes much longer.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 app = typer.Typer(
@@ -219,5 +219,5 @@ def main() -> None:
     try:
         app()
     finally:
-        # Or the interpreter looks through every object of PyTorch and Ray before it ends: two seconds.
+        # Or the interpreter looks through every object of PyTorch and Ray before it ends.
         gc.freeze()

@@ -93,7 +93,7 @@ def rows_of(training: Training, inputs: TrainingInputs, part: Part) -> np.ndarra
 def diagnose(embeddings: np.ndarray, centre: np.ndarray, suffix: str) -> dict[str, float]:
     """Effective rank (Roy & Vetterli, 2007) and coefficient of variation of ||h - c||^2, on T_sel."""
     offsets = (embeddings - embeddings.mean(axis=0)).astype(np.float64)
-    # Singular values by the smaller Gram matrix: ten times as fast as their decomposition.
+    # Singular values by the smaller Gram matrix: several times as fast as their decomposition.
     gram = offsets @ offsets.T if len(offsets) < offsets.shape[1] else offsets.T @ offsets
     values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
     share = values[values > 0] / max(values.sum(), 1e-12)
@@ -123,8 +123,8 @@ def anomaly_scores(
     # In one call: what a score learns of the reference, it learns once.
     values = configuration.score(np.concatenate(rows), reference).astype(np.float32)
     ends = np.cumsum([len(part) for part in rows])[:-1]
-    scores = dict(zip(held_out, np.split(values, ends), strict=True))
+    scores: dict[str, np.ndarray] = dict(zip(held_out, np.split(values, ends), strict=True))
     for part, found in scores.items():
         if not np.isfinite(found).all():
             raise NonFinite(f"the scores of {part} are not all finite")
-    return {str(part): found for part, found in scores.items()}
+    return scores

@@ -50,6 +50,7 @@ class EncodingWorkers:
         network, threads = ray.put(pretrained), self._resources.cpus_per_worker
         running: deque[Any] = deque()
         for batch in batches:
+            # Asked each time, since the cluster may grow meanwhile.
             if len(running) >= AHEAD * (self._resources.workers or _room_for(self._resources)):
                 yield self._result(running.popleft())
             running.append(self._task.remote(network, taps, batch, threads))

@@ -74,7 +74,7 @@ class Tail(nn.Module):
 def _keep_layout_of_gradient(_module: nn.Module, _inputs: object, output: Any) -> None:
     """Let the gradient of a channels_last map be channels_last as well.
 
-    Pooling gives it another layout, in which the layers before take up to twenty times as long.
+    Pooling gives it another layout, in which the layers before take longer.
     """
     if isinstance(output, torch.Tensor) and output.ndim == 4 and output.requires_grad:
         output.register_hook(_channels_last)  # type: ignore[no-untyped-call]

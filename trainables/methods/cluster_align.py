@@ -15,6 +15,7 @@ from trainables.alignments.base import Batch
 from trainables.backbones.base import build_backbone
 from trainables.errors import NonFinite, TwofoldError
 from trainables.methods.base import METHODS, Method, Part, Rows, Training, TrainingInputs
+from trainables.networks import best_device
 from trainables.seeding import generator, stable_seed
 from trainables.types import Assignment
 
@@ -52,7 +53,7 @@ class _Training(Training):
     def __init__(self, method: ClusterAlign, inputs: TrainingInputs) -> None:
         self._method = method
         self._inputs = inputs
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = best_device()
         seed = stable_seed("weights", inputs.purpose, inputs.seed) % 2**31
         backbone = build_backbone(
             method.backbone, method.finetune, method.embedding_dim, inputs.image_size, seed=seed
