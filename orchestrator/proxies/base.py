@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from scipy.linalg import eigh
 
 from trainables.errors import TwofoldError, UndefinedScore, UnknownName, nearest_name
+from trainables.principal import principal_coordinates
 from trainables.registry import Component, Registry
 from trainables.types import Assignment
 
@@ -107,14 +107,7 @@ class FeatureEvidence:
 
     @cached_property
     def _coordinates(self) -> np.ndarray:
-        """(n, min(n, d, MAX_DIMENSIONS)) principal coordinates, from the smaller of the two Gram matrices."""
-        rows = np.asarray(self.target_fit, dtype=float)
-        wide = rows.shape[0] <= rows.shape[1]
-        gram = rows @ rows.T if wide else rows.T @ rows
-        kept = min(len(gram), MAX_DIMENSIONS)
-        values, vectors = eigh(gram, subset_by_index=(len(gram) - kept, len(gram) - 1))
-        coordinates = vectors * np.sqrt(np.maximum(values, 0)) if wide else rows @ vectors
-        return np.asarray(coordinates[:, ::-1])
+        return principal_coordinates(self.target_fit, MAX_DIMENSIONS)
 
     def recluster(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(k,) bool, the rows (k, e) that the same clusterer trusts among ``rows``.

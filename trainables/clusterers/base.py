@@ -73,3 +73,14 @@ def check_features(features: np.ndarray, at_least: int, why: str) -> None:
         raise NonFinite("the features to cluster are not all finite; check the encoder's weights")
     if len(features) < at_least:
         raise TwofoldError(f"{why} needs at least {at_least} target images, and there are {len(features)}")
+
+
+def check_distinct(rows: np.ndarray, k: int, what: str) -> None:
+    """Refuse fewer than k different rows (n, d), of which no k clusters can be made.
+
+    Raises:
+        TwofoldError: names k and how many of ``what`` differ.
+    """
+    distinct = len(np.unique(rows, axis=0))
+    if distinct < k:
+        raise TwofoldError(f"k = {k}, but the target set has only {distinct} distinct {what}")

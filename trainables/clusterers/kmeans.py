@@ -6,8 +6,13 @@ import numpy as np
 from pydantic import Field
 from sklearn.cluster import KMeans as SklearnKMeans
 
-from trainables.clusterers.base import CLUSTERERS, Clusterer, check_features, dominant_assignment
-from trainables.errors import TwofoldError
+from trainables.clusterers.base import (
+    CLUSTERERS,
+    Clusterer,
+    check_distinct,
+    check_features,
+    dominant_assignment,
+)
 from trainables.types import Assignment
 
 
@@ -25,8 +30,6 @@ class KMeans(Clusterer):
     def __call__(self, features: np.ndarray, rng: np.random.Generator) -> Assignment:
         """Cluster (n, d) features into exactly k non-empty clusters."""
         check_features(features, self.k, f"k = {self.k}")
-        distinct = len(np.unique(features, axis=0))
-        if distinct < self.k:
-            raise TwofoldError(f"k = {self.k}, but the target set has only {distinct} distinct feature rows")
+        check_distinct(features, self.k, "feature rows")
         model = SklearnKMeans(self.k, n_init=5, random_state=int(rng.integers(2**31)))
         return dominant_assignment(features, model.fit(features).labels_)

@@ -7,8 +7,13 @@ from pydantic import Field
 from sklearn.cluster import kmeans_plusplus
 from sklearn.preprocessing import normalize
 
-from trainables.clusterers.base import CLUSTERERS, Clusterer, check_features, dominant_assignment
-from trainables.errors import TwofoldError
+from trainables.clusterers.base import (
+    CLUSTERERS,
+    Clusterer,
+    check_distinct,
+    check_features,
+    dominant_assignment,
+)
 from trainables.types import Assignment
 
 STARTS = 5
@@ -30,9 +35,7 @@ class SphericalKMeans(Clusterer):
         """Cluster (n, d) features; the best of five starts by summed cosine."""
         check_features(features, self.k, f"k = {self.k}")
         directions = normalize(features)
-        distinct = len(np.unique(directions, axis=0))
-        if distinct < self.k:
-            raise TwofoldError(f"k = {self.k}, but the target set has only {distinct} distinct directions")
+        check_distinct(directions, self.k, "directions")
         runs = [_lloyd(directions, self.k, int(rng.integers(2**31))) for _ in range(STARTS)]
         return dominant_assignment(features, max(runs, key=lambda run: run[0])[1])
 
