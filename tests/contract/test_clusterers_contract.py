@@ -28,6 +28,10 @@ from trainables.types import Assignment
 NAMES = CLUSTERERS.names()
 WITH_K = [name for name in NAMES if "k" in CLUSTERERS.get(name).model_fields]
 WITH_KEEP = [name for name in NAMES if "keep" in CLUSTERERS.get(name).model_fields]
+PARTITIONS = ["kmeans", "spherical_kmeans"]
+"""Clusterers of exactly k clusters, of which the largest is trusted."""
+BY_DENSITY = ["hdbscan", "meanshift"]
+"""Clusterers whose number of clusters is up to the data, so that one may hold every image."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -65,7 +69,17 @@ EVERY = [clusterer for name in NAMES for clusterer in variants(name)]
 
 
 def test_expected_clusterers_are_found() -> None:
-    assert {"all", "density", "kmeans", "spherical_kmeans", "trimmed"} <= set(NAMES)
+    assert set(NAMES) >= {
+        "all",
+        "density",
+        "gmm",
+        "hdbscan",
+        "kmeans",
+        "meanshift",
+        "merged",
+        "spherical_kmeans",
+        "trimmed",
+    }
 
 
 @pytest.mark.parametrize("clusterer", EVERY, ids=repr)
@@ -101,12 +115,19 @@ def test_single_precision_trusts_the_same_images(clusterer: Clusterer) -> None:
 
 @pytest.mark.parametrize("clusterer", EVERY, ids=repr)
 def test_trusts_all_tells_the_truth(clusterer: Clusterer) -> None:
+    name = next(name for name in NAMES if CLUSTERERS.get(name) is type(clusterer))
     for features in (blobs(), np.random.default_rng(2).normal(size=(31, 4))):
-        assert clusterer(features, rng()).trusted.all() == clusterer.trusts_all
+        if clusterer.trusts_all or name not in BY_DENSITY:
+            assert clusterer(features, rng()).trusted.all() == clusterer.trusts_all
+    if name in BY_DENSITY:
+        assert not clusterer(blobs(), rng()).trusted.all()
 
 
 @pytest.mark.parametrize(
-    "clusterer", [c for name in NAMES if name not in WITH_K for c in variants(name)], ids=repr
+    # HDBSCAN breaks ties between equal distances by the order, and its distances are often equal.
+    "clusterer",
+    [c for name in NAMES if name not in [*WITH_K, "hdbscan"] for c in variants(name)],
+    ids=repr,
 )
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=10)
@@ -118,15 +139,16 @@ def test_order_of_the_images_does_not_matter(clusterer: Clusterer, seed: int) ->
     assert np.array_equal(moved, clusterer(features, rng()).trusted[order])
 
 
-@pytest.mark.parametrize("name", WITH_K)
+@pytest.mark.parametrize("name", [*WITH_K, "hdbscan"])
 def test_order_of_well_separated_images_does_not_matter(name: str) -> None:
     features = blobs()
     order = np.random.default_rng(4).permutation(70)
-    found = build(name, k=3)(features[order], rng())
+    clusterer = build(name, k=3) if name in WITH_K else build(name)
+    found = clusterer(features[order], rng())
     assert np.array_equal(found.trusted, (np.arange(70) < 40)[order])
 
 
-@pytest.mark.parametrize("name", WITH_K)
+@pytest.mark.parametrize("name", PARTITIONS)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12), n=st.integers(12, 40))
 @settings(max_examples=15)
 def test_exactly_k_clusters_and_the_largest_is_trusted(name: str, seed: int, k: int, n: int) -> None:
@@ -138,7 +160,7 @@ def test_exactly_k_clusters_and_the_largest_is_trusted(name: str, seed: int, k: 
     assert found.trusted.all() == (k == 1)
 
 
-@pytest.mark.parametrize("name", WITH_K)
+@pytest.mark.parametrize("name", PARTITIONS)
 def test_k_clusters_even_of_nearly_equal_rows(name: str) -> None:
     """Empty clusters are what Lloyd's algorithm gives here unless somebody looks after it."""
     features = np.repeat(np.eye(4)[:2], [30, 3], axis=0)
@@ -189,7 +211,7 @@ def test_one_image_is_too_few(name: str) -> None:
         clusterer(blobs((1,)), rng())
 
 
-@pytest.mark.parametrize("name", WITH_KEEP)
+@pytest.mark.parametrize("name", [name for name in WITH_KEEP if name not in WITH_K])
 @given(keep=st.floats(0.01, 1), n=st.integers(3, 60))
 @settings(max_examples=20)
 def test_keep_is_respected(name: str, keep: float, n: int) -> None:
@@ -278,6 +300,64 @@ def test_density_by_hand() -> None:
 def test_density_of_three_images() -> None:
     features = np.array([[0.0, 0], [0.1, 0], [5, 0]])
     assert build("density", keep=0.6)(features, rng()).trusted.tolist() == [True, True, False]
+
+
+def test_merged_by_hand() -> None:
+    features = np.random.default_rng(9).normal(size=(60, 3))
+    labels = build("kmeans", k=8)(features, rng()).labels
+    inside = {int(np.bincount(labels).argmax())}
+    while True:
+        mean = features[np.isin(labels, list(inside))].mean(axis=0)
+        outside = [j for j in range(8) if j not in inside]
+        nearest = min(outside, key=lambda j: np.linalg.norm(features[labels == j].mean(axis=0) - mean))
+        if np.isin(labels, [*inside, nearest]).mean() > 0.6:
+            break
+        inside.add(nearest)
+    found = build("merged", k=8, keep=0.6)(features, rng())
+    assert np.array_equal(found.trusted, np.isin(labels, list(inside)))
+    assert np.array_equal(found.labels, labels)
+    assert len(inside) > 1
+
+
+@given(keep=st.floats(0.05, 1), seed=st.integers(0, 10_000))
+@settings(max_examples=15)
+def test_merged_trusts_no_more_than_it_keeps_beyond_the_dominant_cluster(keep: float, seed: int) -> None:
+    features = np.random.default_rng(seed).normal(size=(40, 4))
+    dominant = build("kmeans", k=6)(features, rng()).trusted
+    trusted = build("merged", k=6, keep=keep)(features, rng()).trusted
+    assert trusted[dominant].all()
+    assert trusted.mean() <= max(keep, dominant.mean())
+    assert trusted.all() == (keep == 1)
+
+
+def test_gmm_sees_the_shape_that_kmeans_does_not() -> None:
+    draws = np.random.default_rng(3)
+    wide = draws.normal(size=(120, 2)) * [6, 0.2]
+    narrow = draws.normal(size=(40, 2)) * [6, 0.2] + [0, 2.5]
+    features, truth = np.concatenate([wide, narrow]), np.arange(160) < 120
+    assert np.array_equal(build("gmm", k=2)(features, rng()).trusted, truth)
+    assert not np.array_equal(build("kmeans", k=2)(features, rng()).trusted, truth)
+
+
+@pytest.mark.parametrize("name", BY_DENSITY)
+def test_density_finds_the_number_of_clusters(name: str) -> None:
+    found = build(name)(blobs((60, 25, 15)), rng())
+    assert np.array_equal(found.trusted, np.arange(100) < 60)
+
+
+def test_meanshift_climbs_to_the_nearest_peak() -> None:
+    features = np.concatenate([blobs((50,)), blobs((0, 20))])
+    found = build("meanshift", quantile=0.4)(features, rng())
+    peaks = [features[found.labels == j].mean(axis=0) for j in np.unique(found.labels)]
+    assert len(peaks) == 2
+    assert [int(np.argmin([np.linalg.norm(row - peak) for peak in peaks])) for row in features] == list(
+        found.labels
+    )
+
+
+def test_meanshift_of_equal_images_names_the_quantile() -> None:
+    with pytest.raises(TwofoldError, match=r"quantile = 0\.1"):
+        build("meanshift", quantile=0.1)(np.repeat(np.eye(2), 20, axis=0), rng())
 
 
 def test_all_is_one_cluster() -> None:

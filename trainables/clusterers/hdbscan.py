@@ -1,4 +1,4 @@
-"""HDBSCAN: clusters that persist over many densities; what belongs to none is left out (Campello et al., 2013)."""
+"""HDBSCAN: clusters that persist over many densities; the rest is left out (Campello et al., 2013)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NEIGHBOURS = 5
 class HDBSCAN(Clusterer):
     """Excess of mass over the hierarchy of densities; a single cluster is allowed.
 
-    It finds the number of clusters by itself. Where no density persists, nothing speaks against any image,
-    and all are trusted.
+    It finds the number of clusters by itself. Where no two of them persist, all but the sparsest images are
+    one cluster.
     """
 
     smallest: float = Field(0.1, gt=0, le=0.5, description="share of the images that makes a cluster")
@@ -34,7 +34,5 @@ class HDBSCAN(Clusterer):
             copy=True,
         )
         labels = model.fit_predict(principal_coordinates(features, DIMENSIONS))
-        if labels.max() < 0:
-            return trusted_assignment(features, np.ones(len(features), dtype=bool))
         trusted = labels == int(np.bincount(labels[labels >= 0]).argmax())
         return trusted_assignment(features, trusted, np.where(labels < 0, labels.max() + 1, labels))

@@ -1,4 +1,4 @@
-"""Mean shift: images that climb to the same peak of the density are a cluster (Comaniciu & Meer, PAMI 2002)."""
+"""Mean shift: images that climb to one peak of the density are a cluster (Comaniciu & Meer, PAMI 2002)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ class MeanShift(Clusterer):
         bandwidth = float(estimate_bandwidth(rows, quantile=self.quantile))
         if bandwidth <= 0:
             raise TwofoldError(
-                f"quantile = {self.quantile} gives mean shift no width, as too many images are equal; raise it"
+                f"quantile = {self.quantile} gives no width, as too many images are equal; raise it"
             )
         return dominant_assignment(features, SklearnMeanShift(bandwidth=bandwidth).fit(rows).labels_)

@@ -1,4 +1,4 @@
-"""K-means, then the nearest clusters joined to the dominant one: the normals of several modes stay together."""
+"""K-means, then the nearest clusters joined to the dominant one: normals of several modes stay together."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trainables.types import Assignment
 class Merged(KMeans):
     """Joins to the dominant cluster the one whose centroid is nearest to the mean of what is trusted so far.
 
-    It stops at the first set that holds the share ``keep``. A single mode of the normals is then not taken
-    for all of them, which is how K-means alone loses coverage.
+    It stops before the share ``keep`` would be exceeded. A single mode of the normals is then not taken for
+    all of them, which is how K-means alone loses coverage.
     """
 
     k: int = Field(10, ge=1, description="number of clusters K")
@@ -31,8 +31,14 @@ class Merged(KMeans):
         found = super().__call__(features, rng)
         labels, trusted = found.labels, found.trusted
         means = np.stack([features[labels == j].mean(axis=0) for j in range(self.k)])
-        while trusted.mean() < self.keep:
+        sizes = np.bincount(labels)
+        joined = labels[trusted][:1]
+        while len(joined) < self.k:
             distance = np.linalg.norm(means - features[trusted].mean(axis=0), axis=1)
-            distance[np.unique(labels[trusted])] = np.inf
-            trusted = trusted | (labels == distance.argmin())
+            distance[joined] = np.inf
+            nearest = int(distance.argmin())
+            if trusted.sum() + sizes[nearest] > self.keep * len(labels):
+                break
+            joined = np.append(joined, nearest)
+            trusted = trusted | (labels == nearest)
         return trusted_assignment(features, trusted, labels)
