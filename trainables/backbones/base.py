@@ -39,6 +39,11 @@ class Architecture(ABC):
     def describe(argument: str, image_size: int | None) -> Pretrained:
         """Return the network that ``argument`` names, without building it."""
 
+    @staticmethod
+    @abstractmethod
+    def skeleton(argument: str, image_size: int | None) -> nn.Module:
+        """Return the network of ``describe`` with arbitrary weights, read from no file: others fill it."""
+
 
 BACKBONES: Registry[Architecture] = Registry("backbone", "trainables.backbones")
 
@@ -124,17 +129,22 @@ def build_backbone(
         TwofoldError: the name, the cut or the weights cannot be had.
     """
     pretrained = describe_backbone(name, finetune, image_size)
-    trunk, body, dim = _cut(pretrained, finetune)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU alone: weights are drawn there
-        embed = _embedding(dim, embedding_dim, square=finetune == "head")
-    return Backbone(
-        pretrained.transform,
-        _fingerprint(pretrained, finetune),
-        embedding_dim or dim,
-        trunk,
-        Tail(copy.deepcopy(body), embed),
-    )
+    trunk, body, dim = _kept_cut(pretrained, finetune)
+    return _joined(pretrained, finetune, embedding_dim, (trunk, copy.deepcopy(body), dim), seed)
+
+
+def assemble_backbone(pretrained: Pretrained, finetune: Finetune, embedding_dim: int | None) -> Backbone:
+    """Build a network with its embedding that shares nothing with others, so that weights can be loaded.
+
+    Args:
+        pretrained: the network.
+        finetune: where it is cut.
+        embedding_dim: see ``build_backbone``.
+
+    Raises:
+        TwofoldError: the network cannot be built or cut.
+    """
+    return _joined(pretrained, finetune, embedding_dim, _cut(pretrained, finetune), seed=0)
 
 
 def describe_backbone(name: str, finetune: str, image_size: int | None) -> Pretrained:
@@ -181,16 +191,33 @@ def trunk_activations(
     return extract(domain, [Output(pretrained, TAPS[finetune])], cache, shuffled)[0]
 
 
+_Cut = tuple[nn.Module, nn.Module, int]
+"""Trunk from uint8 images, the network's part of the tail, size of the pooled features."""
+
+
+def _joined(
+    pretrained: Pretrained, finetune: Finetune, embedding_dim: int | None, cut: _Cut, seed: int
+) -> Backbone:
+    trunk, body, dim = cut
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU alone: weights are drawn there
+        embed = _embedding(dim, embedding_dim, square=finetune == "head")
+    fingerprint = _fingerprint(pretrained, finetune)
+    return Backbone(pretrained.transform, fingerprint, embedding_dim or dim, trunk, Tail(body, embed))
+
+
 def _fingerprint(pretrained: Pretrained, finetune: str) -> str:
     return stable_hash([pretrained.fingerprint, finetune])
 
 
 @functools.lru_cache(maxsize=1)
-def _cut(pretrained: Pretrained, finetune: Finetune) -> tuple[nn.Module, nn.Module, int]:
-    """(trunk from uint8 images, the network's part of the tail, size of the pooled features).
+def _kept_cut(pretrained: Pretrained, finetune: Finetune) -> _Cut:
+    """Kept for the next training: building a network and reading its weights takes as long as some epochs."""
+    return _cut(pretrained, finetune)
 
-    Kept for the next training: building a network and reading its weights takes as long as some epochs do.
-    """
+
+def _cut(pretrained: Pretrained, finetune: Finetune) -> _Cut:
+    """Build a network and cut it in two."""
     normalise, network = pretrained.normalisation(), pretrained.build().eval()
     trunk: nn.Module
     body: nn.Module

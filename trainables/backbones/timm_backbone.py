@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from trainables.backbones.base import BACKBONES, Architecture
-from trainables.networks import Pretrained, efficientnet_lite0, no_argument, timm_network
+from trainables.networks import (
+    Pretrained,
+    efficientnet_lite0,
+    efficientnet_lite0_skeleton,
+    no_argument,
+    timm_network,
+    timm_skeleton,
+)
 
 
 @BACKBONES.register("timm")
@@ -15,6 +24,11 @@ class TimmArchitecture(Architecture):
         """``timm:<model>[/<checkpoint path>]``."""
         return timm_network(argument, image_size)
 
+    @staticmethod
+    def skeleton(argument: str, image_size: int | None) -> nn.Module:
+        """The architecture alone."""
+        return timm_skeleton(argument, image_size)
+
 
 @BACKBONES.register("efficientnet_lite0")
 class EfficientNetLite0Architecture(Architecture):
@@ -25,3 +39,8 @@ class EfficientNetLite0Architecture(Architecture):
         """``efficientnet_lite0`` takes no argument."""
         no_argument("efficientnet_lite0", argument)
         return efficientnet_lite0(image_size)
+
+    @staticmethod
+    def skeleton(argument: str, image_size: int | None) -> nn.Module:
+        """The architecture alone."""
+        return efficientnet_lite0_skeleton()

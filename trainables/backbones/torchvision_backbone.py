@@ -44,6 +44,15 @@ class TorchvisionArchitecture(Architecture):
             build=functools.partial(_build, model, path, default),
         )
 
+    @staticmethod
+    def skeleton(argument: str, image_size: int | None) -> nn.Module:
+        """The architecture alone; it takes images of any size."""
+        from torchvision import models
+
+        network: nn.Module = models.get_model(weights.split_name(argument)[0], weights=None)
+        _remove_classifier(network)
+        return network
+
 
 def _default_weights(model: str) -> Any:
     from torchvision import models

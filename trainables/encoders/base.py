@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import numpy as np
+from torch import nn
 
 from trainables.cache import ArrayCache
 from trainables.errors import TwofoldError
@@ -34,6 +35,11 @@ class Encoder(ABC):
     @abstractmethod
     def describe(argument: str, image_size: int | None) -> Pretrained:
         """Return the network without building it, its checkpoint file checked to exist."""
+
+    @staticmethod
+    @abstractmethod
+    def skeleton(argument: str, image_size: int | None) -> nn.Module:
+        """Return the network of ``describe`` with arbitrary weights, read from no file: others fill it."""
 
     @property
     def transform(self) -> ImageTransform:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from trainables.encoders.base import ENCODERS, Encoder
-from trainables.networks import Pretrained, efficientnet_lite0, no_argument
+from trainables.networks import (
+    Pretrained,
+    efficientnet_lite0,
+    efficientnet_lite0_skeleton,
+    no_argument,
+)
 
 
 @ENCODERS.register("efficientnet_lite0")
@@ -15,3 +22,8 @@ class EfficientNetLite0Encoder(Encoder):
         """``efficientnet_lite0`` takes no argument."""
         no_argument("efficientnet_lite0", argument)
         return efficientnet_lite0(image_size)
+
+    @staticmethod
+    def skeleton(argument: str, image_size: int | None) -> nn.Module:
+        """The architecture alone."""
+        return efficientnet_lite0_skeleton()

@@ -44,6 +44,15 @@ class OpenClipEncoder(Encoder):
             build=functools.partial(_build, model, str(source), tag, image_size),
         )
 
+    @staticmethod
+    def skeleton(argument: str, image_size: int | None) -> nn.Module:
+        """The image tower alone; a tag says which activation it has."""
+        import open_clip
+
+        model, source = weights.split_name(argument)
+        known = source in open_clip.list_pretrained_tags_by_model(model)
+        return _create(model, _tag_config(model, source) if known else {}, image_size)
+
 
 def _defaults() -> dict[str, Any]:
     from open_clip.transform import PreprocessCfg
@@ -89,19 +98,22 @@ def _transform(
 
 
 def _build(model: str, source: str, tag: dict[str, Any], image_size: int | None) -> nn.Module:
-    import open_clip
-
     path = _download(model, source, tag) if tag else source
     size = f" at {image_size} pixels" if image_size else ""
     with weights.checkpoint_errors(path, f"open_clip:{model}{size}"):
-        clip = open_clip.create_model(
-            model,
-            pretrained=path,
-            weights_only=True,
-            force_image_size=image_size,
-            # open_clip only warns when a tag was trained with another activation than the model's
-            force_quick_gelu=bool(tag.get("quick_gelu")),
-        )
+        return _create(model, tag, image_size, pretrained=path, weights_only=True)
+
+
+def _create(model: str, tag: dict[str, Any], image_size: int | None, **weights_: Any) -> nn.Module:
+    import open_clip
+
+    clip = open_clip.create_model(
+        model,
+        force_image_size=image_size,
+        # open_clip only warns when a tag was trained with another activation than the model's
+        force_quick_gelu=bool(tag.get("quick_gelu")),
+        **weights_,
+    )
     return _ImageTower(clip.visual)
 
 

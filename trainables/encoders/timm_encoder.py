@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from trainables.encoders.base import ENCODERS, Encoder
-from trainables.networks import Pretrained, timm_network
+from trainables.networks import Pretrained, timm_network, timm_skeleton
 
 
 @ENCODERS.register("timm")
@@ -14,3 +16,8 @@ class TimmEncoder(Encoder):
     def describe(argument: str, image_size: int | None) -> Pretrained:
         """``timm:<model>[/<checkpoint path>]``."""
         return timm_network(argument, image_size)
+
+    @staticmethod
+    def skeleton(argument: str, image_size: int | None) -> nn.Module:
+        """The architecture alone."""
+        return timm_skeleton(argument, image_size)

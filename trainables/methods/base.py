@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from trainables.alignments.base import Alignment
+from trainables.backbones.base import Tail
 from trainables.registry import Component, Registry
 from trainables.types import Assignment
 
@@ -77,6 +78,11 @@ class Training:
     @abstractmethod
     def centre(self) -> np.ndarray:
         """Hypersphere centre c: (e,)."""
+
+    @property
+    @abstractmethod
+    def tail(self) -> Tail:
+        """The trained part of the backbone as it stands; it goes on changing with the training."""
 
     @abstractmethod
     def state(self) -> dict[str, torch.Tensor]:

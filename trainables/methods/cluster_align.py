@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from trainables.alignments.base import Batch
-from trainables.backbones.base import build_backbone
+from trainables.backbones.base import Tail, build_backbone
 from trainables.errors import NonFinite, TwofoldError
 from trainables.methods.base import METHODS, Method, Part, Rows, Training, TrainingInputs
 from trainables.networks import best_device
@@ -70,6 +70,11 @@ class _Training(Training):
     def centre(self) -> np.ndarray:
         """Hypersphere centre c: (e,)."""
         return np.asarray(self._centre.cpu().numpy())
+
+    @property
+    def tail(self) -> Tail:
+        """The trained part of the backbone as it stands."""
+        return self._tail
 
     def embed(self, part: Part) -> np.ndarray:
         """L2-normalised embeddings (n, e) of a part, in evaluation mode.
