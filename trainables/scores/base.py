@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,24 @@ class Score(Component):
     @abstractmethod
     def __call__(self, embeddings: np.ndarray, reference: Reference) -> np.ndarray:
         """Score (n, e) embeddings: (n,) non-negative, higher = more anomalous."""
+
+
+def arrays_read(score: Score, reference: Reference) -> dict[str, np.ndarray]:
+    """The arrays of ``reference`` that ``score`` reads, by name.
+
+    It scores one embedding to find out, so that no score has to declare what it already says in its code.
+    """
+    read: set[str] = set()
+
+    class Watched(Reference):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    arrays = {field.name: getattr(reference, field.name) for field in fields(Reference)}
+    e = len(reference.centre)
+    score(np.full((1, e), e**-0.5, dtype=np.float32), Watched(**arrays))
+    return {name: array for name, array in arrays.items() if name in read}
 
 
 SCORES: Registry[Score] = Registry("score", "trainables.scores")
