@@ -183,6 +183,46 @@ def report(folder: SweepFolder) -> None:
     make_report(load_folder(folder), console)
 
 
+@app.command()
+@_reports_errors
+def export(
+    folder: SweepFolder,
+    task: Annotated[
+        str | None, typer.Option(metavar="SOURCE->TARGET/CLASS", help="One task; default: all.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder of the detectors; default: `detectors` in the sweep's folder.")
+    ] = None,
+) -> None:
+    """Train the chosen detectors again, check them against their records, write and register them."""
+    from orchestrator.export import export_detectors
+    from orchestrator.pipeline import load_folder
+
+    if not export_detectors(load_folder(folder), task, to, console):
+        raise typer.Exit(1)
+
+
+@app.command()
+@_reports_errors
+def score(
+    folder: Annotated[Path, typer.Argument(help="Folder of images, searched recursively.")],
+    detector: Annotated[
+        str, typer.Option(help="Folder that `twofold export` wrote, or models:/NAME@champion in MLflow.")
+    ],
+    to: Annotated[Path, typer.Option(metavar="FILE_STEM", help="The tables without their ending.")] = Path(
+        "scores"
+    ),
+) -> None:
+    """Score every image of a folder with an exported detector; writes a Parquet and a CSV table.
+
+    A registered detector is looked for at MLFLOW_TRACKING_URI, or else in runs/mlflow.db.
+    """
+    from orchestrator.score_folder import score_folder
+
+    if not score_folder(folder, detector, to, console):
+        raise typer.Exit(1)
+
+
 @app.command(name="choose-k")
 @_reports_errors
 def choose_k(

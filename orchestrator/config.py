@@ -19,6 +19,8 @@ from orchestrator.redact import redacted
 from trainables.configuration import check_keys
 from trainables.errors import TwofoldError, nearest_name
 
+OUTPUT = Path("runs")
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -111,7 +113,7 @@ class SweepConfig(_Section):
     resources: ResourceConfig = ResourceConfig()
     budget: BudgetConfig = BudgetConfig()
     prices: PriceConfig | None = Field(None, description="per hour; null = `twofold plan` tells no cost")
-    output: Path = Field(Path("runs"), description="folder of all sweeps")
+    output: Path = Field(OUTPUT, description="folder of all sweeps")
     cache: Path = Field(Path("runs/cache"), description="folder of images, features and activations")
     cache_gb: float = Field(
         50, gt=0, description="size of the cache above which what was not used for longest is removed"
@@ -193,8 +195,13 @@ class SweepConfig(_Section):
     @property
     def mlflow_uri(self) -> str:
         """Tracking URI of MLflow; it may hold a password, so show only what ``redacted`` makes of it."""
-        given = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        return given or f"sqlite:///{(self.output / 'mlflow.db').absolute()}"
+        return self.tracking_uri or mlflow_address(self.output)
+
+
+def mlflow_address(output: Path = OUTPUT) -> str:
+    """$MLFLOW_TRACKING_URI, else a sqlite file in the folder of all sweeps; it may hold a password."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return given or f"sqlite:///{(output / 'mlflow.db').absolute()}"
 
 
 def _read_range(key: str, value: Any) -> Any:

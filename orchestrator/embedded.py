@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.checkpoints import Past
+from trainables.backbones.base import Tail
 from trainables.configuration import Configuration
 from trainables.errors import NonFinite
 from trainables.methods.base import PARTS, Part, SettingArrays, Training, TrainingInputs
@@ -18,7 +19,10 @@ from trainables.types import Assignment
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embeddings of every part after training, and how they came about."""
+    """Embeddings of every part after training, and how they came about.
+
+    ``tail`` is the part of the backbone that was trained; None where the frozen encoder made them.
+    """
 
     parts: dict[Part, np.ndarray]
     centre: np.ndarray
@@ -27,6 +31,16 @@ class Embedded:
     assignment: Assignment | None
     seconds: float
     batch_size: int | None = None
+    tail: Tail | None = None
+
+    def reference(self, assignment: Assignment | None) -> Reference:
+        """What a score measures distances to, given the trusted set of T_fit, if there is one."""
+        fit = self.parts["target_fit"]
+        return Reference(
+            centre=self.centre,
+            source=self.parts["source_fit"],
+            trusted=fit[:0] if assignment is None else fit[assignment.trusted],
+        )
 
 
 def frozen_embeddings(arrays: SettingArrays) -> Embedded:
@@ -70,7 +84,14 @@ def embed_all(training: Training, inputs: TrainingInputs, past: Past, started: f
     epochs = [{"epoch": float(epoch), **losses} for epoch, losses in enumerate(past.losses, 1)]
     seconds = time.perf_counter() - started
     return Embedded(
-        parts, training.centre, epochs, diagnostics, training.assignment, seconds, past.batch_size
+        parts,
+        training.centre,
+        epochs,
+        diagnostics,
+        training.assignment,
+        seconds,
+        past.batch_size,
+        training.tail,
     )
 
 
@@ -112,15 +133,10 @@ def anomaly_scores(
     Raises:
         NonFinite: a score is NaN or infinite.
     """
-    fit = embedded.parts["target_fit"]
-    reference = Reference(
-        centre=embedded.centre,
-        source=embedded.parts["source_fit"],
-        trusted=fit[:0] if assignment is None else fit[assignment.trusted],
-    )
     held_out: tuple[Part, ...] = ("source_val", "target_sel", "pseudo", "test")
     rows = [embedded.parts[part] for part in held_out]
     # In one call: what a score learns of the reference, it learns once.
+    reference = embedded.reference(assignment)
     values = configuration.score(np.concatenate(rows), reference).astype(np.float32)
     ends = np.cumsum([len(part) for part in rows])[:-1]
     scores: dict[str, np.ndarray] = dict(zip(held_out, np.split(values, ends), strict=True))

@@ -10,7 +10,7 @@ import gc
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,9 @@ from trainables.seeding import generator
 from trainables.types import Assignment
 
 SMALLEST_BATCH = 2
+
+
+OnScored = Callable[[Embedded, Assignment | None], None]
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,12 @@ class GroupRun:
     Args:
         prepared: arrays and settings of the sweep.
         units: units of one setting and one seed.
+        on_scored: told the embeddings and the trusted set behind the scores of a unit, whenever it is scored.
     """
 
-    def __init__(self, prepared: Prepared, units: Sequence[Unit]) -> None:
+    def __init__(self, prepared: Prepared, units: Sequence[Unit], on_scored: OnScored | None = None) -> None:
         self._prepared = prepared
+        self._on_scored = on_scored
         self._setting = prepared.settings[units[0].setting]
         self._units = list(units)
         self._trusted: dict[str, _Trusted] = {}
@@ -90,7 +95,11 @@ class GroupRun:
         return list(shared.values())
 
     def run(
-        self, units: Sequence[Unit], checkpoints: Checkpoints | None = None, judge: Judge | None = None
+        self,
+        units: Sequence[Unit],
+        checkpoints: Checkpoints | None = None,
+        judge: Judge | None = None,
+        batch_size: int | None = None,
     ) -> Iterator[Progress]:
         """Run the units of one bundle, yielding after every epoch and then with every record.
 
@@ -101,20 +110,21 @@ class GroupRun:
             units: of one bundle.
             checkpoints: where the training is saved, and continued from after the epochs it has behind it.
             judge: says which units end early.
+            batch_size: images per domain in a step, in place of the configuration's.
         """
         recorded: set[str] = set()
-        batch_size = None
         try:
             members = [(unit, Configuration.parse(unit.configuration)) for unit in units]
             bookmark = Bookmark(checkpoints, units[0].bundle)
             try:
-                yield from _noting(self._run(members, bookmark, judge, None), recorded)
+                yield from _noting(self._run(members, bookmark, judge, batch_size), recorded)
                 return
             except torch.OutOfMemoryError:
                 method = members[0][1].method
-                if method is None or method.batch_size <= SMALLEST_BATCH:
+                size = batch_size or (method.batch_size if method else 0)
+                if size <= SMALLEST_BATCH:
                     raise
-                batch_size = max(SMALLEST_BATCH, method.batch_size // 2)
+                batch_size = max(SMALLEST_BATCH, size // 2)
             # Not until here has the exception let go of the failed training.
             _free_memory()
             again = [member for member in members if member[0].key not in recorded]
@@ -243,6 +253,8 @@ class GroupRun:
             started = time.perf_counter()
             assignment = embedded.assignment if configuration.reclusters else trusted.assignment
             scores = anomaly_scores(configuration, embedded, assignment)
+            if self._on_scored is not None:
+                self._on_scored(embedded, assignment)
             seconds = {
                 "cluster": trusted.seconds,
                 "train": embedded.seconds,

@@ -213,7 +213,7 @@ def _run(
     prepared = prepare(config, plan.grid, plan.settings, encode)
     console.print(f"Prepared images and features in {time.time() - launched:.0f} s.", highlight=False)
     session.wait()
-    tracker = BackgroundTracker(_outbox(config, plan, owner))
+    tracker = BackgroundTracker(outbox_of(config, plan, owner))
     total = plan.rounds.most - len(plan.units) + len(left)
     with SweepProgress(console, min(total, config.budget.units or total)) as progress:
 
@@ -351,7 +351,7 @@ def sync_tracking(config: SweepConfig, console: Console) -> bool:
     from orchestrator.tracking import open_tracker
 
     plan, owner = make_plan(config), Owner.here()
-    with open_tracker(_outbox(config, plan, owner)) as tracker:
+    with open_tracker(outbox_of(config, plan, owner)) as tracker:
         new = tracker.log(unit.key for unit in plan.units)
     console.print(f"{new} units logged to {redacted(config.mlflow_uri)}.")
     # Without a report the sweep is still under way, and so is its parent run.
@@ -406,7 +406,8 @@ def _headline(config: SweepConfig, plan: Plan, left: Sequence[Unit]) -> str:
     )
 
 
-def _outbox(config: SweepConfig, plan: Plan, owner: Owner) -> Outbox:
+def outbox_of(config: SweepConfig, plan: Plan, owner: Owner) -> Outbox:
+    """The records of a sweep and where they are to be logged."""
     from orchestrator.tracking import Outbox
 
     artifacts = config.output / "artifacts" / config.name
@@ -422,7 +423,7 @@ def _finish_tracking(config: SweepConfig, plan: Plan, console: Console, owner: O
     judged = (config.folder / "report.html").exists()
     metrics = summarise(config.folder).metrics() if judged else {}
     try:
-        with open_tracker(_outbox(config, plan, owner)) as tracker:
+        with open_tracker(outbox_of(config, plan, owner)) as tracker:
             tracker.log(unit.key for unit in plan.units)
             tracker.finish([config.folder / name for name in names], metrics)
     except TwofoldError as error:

@@ -204,7 +204,7 @@ class Tracker:
         self._turn = turn
         # Unit key -> run id and status of its only run that has ended.
         self._ended: dict[str, tuple[str, str]] = {}
-        with _reported(outbox.uri):
+        with reported(outbox.uri):
             _check_database_answers(outbox.uri)
             self._client = MlflowClient(outbox.uri)
             self.experiment = self._find_experiment()
@@ -224,6 +224,16 @@ class Tracker:
         """
         return sum(self._log_key(key) for key in keys)
 
+    def run_of(self, key: str) -> str:
+        """Id of the run of a unit that has been logged.
+
+        Raises:
+            TwofoldError: it has not, because it has no record.
+        """
+        if key not in self._ended:
+            raise TwofoldError(f"unit {key} has no whole record; run `twofold sweep` again")
+        return self._ended[key][0]
+
     def finish(self, artifacts: Iterable[Path], metrics: Mapping[str, float]) -> None:
         """Attach artifacts and summary metrics to the parent run and end it.
 
@@ -233,7 +243,7 @@ class Tracker:
         """
         now = int(time.time() * 1000)
         batch = [Metric(name, value, now, 0) for name, value in metrics.items()]
-        with _reported(self._outbox.uri):
+        with reported(self._outbox.uri):
             for path in artifacts:
                 if path.exists():
                     self._turn.check()
@@ -304,7 +314,7 @@ class Tracker:
         record = None if status == "FINISHED" else self._outbox.ledger.read(key)
         if record is None or status == RUN_STATUS[record.state]:
             return False
-        with _reported(self._outbox.uri):
+        with reported(self._outbox.uri):
             if old is not None:
                 self._delete(old)
             self._ended[key] = (self._log_record(record), RUN_STATUS[record.state])
@@ -357,7 +367,7 @@ def open_tracker(outbox: Outbox) -> Iterator[Tracker]:
 
 
 @contextlib.contextmanager
-def _reported(uri: str) -> Iterator[None]:
+def reported(uri: str) -> Iterator[None]:
     """Turn what MLflow raises into one message with the remedy and without a password."""
     try:
         yield

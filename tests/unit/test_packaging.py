@@ -99,7 +99,7 @@ def test_wheel_follows_new_subpackages_and_shows_a_forgotten_init(tmp_path: Path
 LAYERS = "orchestrator imports trainables, never the reverse"
 TRIAL = "What happens inside a trial knows neither Ray nor MLflow"
 RAY = "Only driver, stopper, trial glue and launcher's check import Ray"
-MLFLOW = "Only tracking imports MLflow"
+MLFLOW = "Only tracking and serving import MLflow"
 LABELS = "Nothing imports the oracle: the one reader of target labels runs on its own"
 VIOLATIONS = [
     ("trainables/intruder.py", "import orchestrator.config", LAYERS),

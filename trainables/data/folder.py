@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache, partial
 from itertools import permutations
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple
 
 from PIL import Image, ImageOps
 from pydantic import Field
@@ -177,18 +177,23 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in _suffixes() and not path.name.startswith(".") and path.is_file()
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(file: Path | BinaryIO, name: str | None = None) -> Image.Image:
     """Decode a whole image file into RGB, upright as its EXIF tag says, on white where it is transparent.
+
+    Args:
+        file: its path, or its content.
+        name: what an error calls it; its path when None.
 
     Raises:
         TwofoldError: naming the file, when it is not an image, truncated, too large or has 32-bit pixels.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # a damaged file makes Pillow's parsers raise almost anything
-        raise TwofoldError(f"cannot read the image {path}: {error}. Replace or remove the file.") from error
+        shown = name or file
+        raise TwofoldError(f"cannot read the image {shown}: {error}. Replace or remove the file.") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -67,9 +67,18 @@ def folder_domain(folder: Path) -> ImageDomain:
     Raises:
         TwofoldError: there is no such folder, or no image in it.
     """
+    return image_domain(folder.name, images_below(folder))
+
+
+def images_below(folder: Path) -> list[ImageFile]:
+    """All images in a folder and below it.
+
+    Raises:
+        TwofoldError: there is no such folder, or no image in it.
+    """
     if not folder.is_dir():
         raise TwofoldError(f"there is no folder {folder}; give a folder of images.")
-    return image_domain(folder.name, _images_below(folder, folder.name))
+    return _images_below(folder, folder.name)
 
 
 def _images_below(folder: Path, name: str) -> list[ImageFile]:
