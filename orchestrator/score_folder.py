@@ -103,15 +103,14 @@ def _say(
     detector: Detector, flagged: np.ndarray, unreadable: Sequence[str], to: Path, console: Console
 ) -> None:
     for message in unreadable:
-        console.print(f"[red]left out:[/] {escape(message)}", highlight=False)
-    share = detector.description.threshold.contamination
+        console.print(f"[red]left out:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    left_out = f", {len(unreadable)} left out" if unreadable else ""
     part = f" ({flagged.mean():.1%})" if len(flagged) else ""
+    share = detector.description.threshold.contamination
     console.print(
-        f"{len(flagged)} images scored, {np.count_nonzero(flagged)} anomalous{part}. "
-        f"About {share.estimate:.1%} ({share.low:.1%} to {share.high:.1%}) are expected where the images are "
-        f"like those of the sweep.",
+        f"{len(flagged)} images scored{left_out}: {np.count_nonzero(flagged)} anomalous{part}.\n"
+        f"Of images like those of the sweep about {share.estimate:.1%} are "
+        f"({share.low:.1%} to {share.high:.1%}, estimated without labels).",
         highlight=False,
     )
-    if unreadable:
-        console.print(f"{len(unreadable)} images could not be read.", highlight=False)
-    console.print(f"Scores: {to}.parquet, {to}.csv", highlight=False)
+    console.print(f"Scores: {to}.parquet, {to}.csv", highlight=False, soft_wrap=True)

@@ -28,6 +28,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema
 
+from orchestrator.redact import redacted
 from orchestrator.tracking import Outbox, open_tracker, reported
 from trainables.data.folder import read_image
 from trainables.detector import Detector
@@ -168,9 +169,17 @@ def download_detector(address: str, tracking_uri: str, folder: Path) -> Path:
         )
     with reported(tracking_uri):
         client = MlflowClient(tracking_uri)
-        if alias is not None:
-            number = client.get_model_version_by_alias(name, alias).version
-        source = client.get_model_version_download_uri(name, number)
+        try:
+            if alias is not None:
+                number = client.get_model_version_by_alias(name, alias).version
+            source = client.get_model_version_download_uri(name, number)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise TwofoldError(
+                f"MLflow at {redacted(tracking_uri)} has no {address}; `twofold export` says what it "
+                "registers, and MLFLOW_TRACKING_URI which MLflow is asked."
+            ) from error
         path = mlflow.artifacts.download_artifacts(
             artifact_uri=source, dst_path=str(folder), tracking_uri=tracking_uri
         )
