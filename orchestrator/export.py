@@ -270,9 +270,11 @@ def _say(detector: Detector, folder: Path, console: Console) -> None:
     content = detector.description
     share = content.threshold.contamination
     console.print(
-        f"{folder}: {content.score.name} score, threshold {content.threshold.value:.4g} for a contamination "
-        f"of {share.estimate:.1%} ({share.low:.1%} to {share.high:.1%}), trust {content.origin.trust}",
+        f"{escape(str(folder))}: {content.score.name} score, threshold {content.threshold.value:.4g} for a "
+        f"contamination of {share.estimate:.1%} ({share.low:.1%} to {share.high:.1%}), "
+        f"trust {content.origin.trust}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -238,6 +238,8 @@ COMMANDS = {
     "sync": "MLflow",
     "select": "without labels",
     "report": "report.html",
+    "export": "write and register them",
+    "score": "Score every image of a folder",
     "choose-k": "Recommend K",
     "status": "units per state",
     "stop": "after the steps under way",

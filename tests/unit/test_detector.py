@@ -117,6 +117,20 @@ def test_a_trained_backbone_is_all_there(
     assert not np.allclose(found, found[0]), "a network of arbitrary weights sees hardly a difference"
 
 
+def test_the_precision_of_the_training_is_kept(network: str, tmp_path: Path) -> None:
+    configuration = configured(network, "knn", finetune="last_stage", precision="bfloat16")
+    built = build_backbone(network, "last_stage", None, SIZE, seed=3)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = built.tail(built.trunk(torch.tensor(pictures()))).float().numpy()
+    reference = reference_of(build_encoder(network, SIZE).encode)
+    folder = saved(assembled(configuration, built.tail, reference), tmp_path / "detector")
+    found = Detector.load(folder).embedder
+    assert np.allclose(found.embed(pictures()), expected, atol=0.01)
+    with torch.inference_mode():
+        full = built.tail(built.trunk(torch.tensor(pictures()))).numpy()
+    assert 1e-5 < np.abs(found.embed(pictures()) - full).max() < 0.05
+
+
 @pytest.mark.parametrize(
     ("score", "trusted", "expected"),
     [

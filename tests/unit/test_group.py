@@ -14,7 +14,7 @@ import torch
 from small_group import ENCODER, NORMAL, OTHER, ROWS, Kept, trained, unit
 
 from orchestrator.checkpoints import Checkpoints, Pace, pack, unpack
-from orchestrator.embedded import diagnose
+from orchestrator.embedded import Embedded, anomaly_scores, diagnose
 from orchestrator.group import GroupRun, Progress, stage_a_proxies
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.plan import Unit, group_units
@@ -27,6 +27,7 @@ from trainables.configuration import Configuration
 from trainables.methods.base import METHODS, PARTS, Part, Training, TrainingInputs
 from trainables.scores.base import SCORES, Reference
 from trainables.seeding import canonical_json, generator
+from trainables.types import Assignment
 
 TIMES = {"seconds"}
 
@@ -539,6 +540,29 @@ def test_a_halved_training_goes_on_at_half(
     steps = steps_of(prepared, [member], kept)
     assert [step.epoch for step in steps] == [3, 0]
     assert expected.batch_size == 4 and equal(steps[-1].finished[0], expected)
+
+
+@pytest.mark.parametrize("encoder", [ENCODER, "backbone"])
+def test_a_halved_training_is_repeated_where_there_is_room(
+    encoder: str, prepared: Prepared, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is behind the scores, the trained part of the backbone included, is there to be kept."""
+    member = trained(backbone, encoder=encoder)
+    with monkeypatch.context() as full:
+        Memory(full, 4)
+        expected = run(prepared, [member])[member.key]
+    kept: list[tuple[Embedded, Assignment | None]] = []
+    group = GroupRun(prepared, [member], lambda *found: kept.append(found))
+    (record,) = list(group.run([member], batch_size=4))[-1].finished
+    assert record.batch_size == 4 and equal(record, expected)
+    ((embedded, assignment),) = kept
+    configuration = Configuration.parse(member.configuration)
+    assert np.array_equal(anomaly_scores(configuration, embedded, assignment)["test"], record.test)
+    inputs = prepared.setting_arrays("s1", configuration).inputs["test"].all()
+    assert embedded.tail is not None
+    with torch.inference_mode():
+        again = embedded.tail(torch.from_numpy(inputs)).numpy()
+    assert np.allclose(again, embedded.parts["test"], atol=1e-6)
 
 
 @pytest.mark.parametrize(("n", "e"), [(9, 30), (30, 9), (12, 12)])
