@@ -161,9 +161,9 @@ def rebuild(
         choice: entry of selection.json.
 
     Raises:
-        TwofoldError: the record is missing, or its scores are not those of the detector.
+        TwofoldError: record or contamination are missing, or the scores are not those of the record.
     """
-    record = plan.ledger.read(unit.key)
+    contamination, record = contamination_of(choice), plan.ledger.read(unit.key)
     if record is None:
         raise TwofoldError(f"unit {unit.key} has no whole record; run `twofold sweep` again.")
     embedded, assignment = run_again(config, prepared, unit, record)
@@ -173,7 +173,7 @@ def rebuild(
     description = Description(
         network=network,
         score=ScoreDescription(name=name, parameters=parameters),
-        threshold=make_threshold(record.source_val, record.target_sel, contamination_of(choice)),
+        threshold=make_threshold(record.source_val, record.target_sel, contamination),
         origin=_origin(config, record, choice),
     )
     embedder = Embedder(network.frozen_part(), embedded.tail, network)

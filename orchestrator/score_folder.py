@@ -109,7 +109,7 @@ def _say(
     share = detector.description.threshold.contamination
     console.print(
         f"{len(flagged)} images scored{left_out}: {np.count_nonzero(flagged)} anomalous{part}.\n"
-        f"Of images like those of the sweep about {share.estimate:.1%} are "
+        f"Expected of images like the sweep's: about {share.estimate:.1%} "
         f"({share.low:.1%} to {share.high:.1%}, estimated without labels).",
         highlight=False,
     )

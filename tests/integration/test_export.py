@@ -135,7 +135,7 @@ def test_png_files_of_test_images_get_the_scores_of_the_record(
     flags = [found[path][1] for path in paths]
     assert flags == (scores > value).tolist()
     assert f"60 images scored: {sum(flags)} anomalous" in done.message
-    assert "10.0% are (5.0% to 15.0%" in done.message
+    assert "about 10.0% (5.0% to 15.0%" in done.message
 
 
 def test_unreadable_images_are_named_and_cost_the_exit_code(
