@@ -10,7 +10,7 @@ import gc
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 
 from orchestrator.attempts import Failure
 from orchestrator.checkpoints import Bookmark, Checkpoints
+from orchestrator.contamination import estimate_contamination
 from orchestrator.embedded import (
     Embedded,
     anomaly_scores,
@@ -36,7 +37,7 @@ from orchestrator.race import Judge, Race
 from trainables.clusterers.base import trusted_among
 from trainables.configuration import Configuration
 from trainables.errors import NonFinite, UndefinedScore
-from trainables.methods.base import PARTS, Method, SettingArrays, TrainingInputs
+from trainables.methods.base import PARTS, Method, Part, SettingArrays, TrainingInputs
 from trainables.seeding import generator
 from trainables.types import Assignment
 
@@ -63,11 +64,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class _Trusted:
-    """A trusted set, its stage-A proxies and the seconds both took."""
+    """A trusted set, its stage-A proxies, the estimated contamination and the seconds all of them took."""
 
     assignment: Assignment | None
     trusted_sel: np.ndarray
     proxies: dict[str, float]
+    contamination: dict[str, float]
     seconds: float
 
 
@@ -86,6 +88,7 @@ class GroupRun:
         self._setting = prepared.settings[units[0].setting]
         self._units = list(units)
         self._trusted: dict[str, _Trusted] = {}
+        self._estimates: dict[str, dict[str, float]] = {}
 
     def bundles(self) -> list[list[Unit]]:
         """The units, those of one bundle together."""
@@ -219,7 +222,7 @@ class GroupRun:
     def _find_trusted(self, unit: Unit, configuration: Configuration, arrays: SettingArrays) -> _Trusted:
         """The trusted set of a configuration, found once per group, with its stage-A proxies."""
         if not configuration.supervision.uses_target:
-            return _Trusted(None, np.empty(0, dtype=bool), {}, 0.0)
+            return _Trusted(None, np.empty(0, dtype=bool), {}, {}, 0.0)
         key = configuration.trusted_key
         if key not in self._trusted:
             started = time.perf_counter()
@@ -242,8 +245,21 @@ class GroupRun:
                     purpose=f"{unit.setting}/{unit.seed}",
                 )
                 proxies = stage_a_proxies(evidence)
-            self._trusted[key] = _Trusted(assignment, inside, proxies, time.perf_counter() - started)
+            rho = self._contamination(features, str(configuration.encoder))
+            seconds = time.perf_counter() - started
+            self._trusted[key] = _Trusted(assignment, inside, proxies, rho, seconds)
         return self._trusted[key]
+
+    def _contamination(self, features: Mapping[Part, np.ndarray], encoder: str) -> dict[str, float]:
+        """The estimated contamination of the unlabelled target set, made once for each encoder."""
+        if encoder not in self._estimates:
+            rows = np.concatenate([features["target_fit"], features["target_sel"]])
+            try:
+                found = estimate_contamination(rows, self._setting.key)
+                self._estimates[encoder] = found.as_diagnostics()
+            except UndefinedScore:
+                self._estimates[encoder] = {}
+        return self._estimates[encoder]
 
     def _score(self, unit: Unit, configuration: Configuration, embedded: Embedded) -> UnitRecord:
         try:
@@ -266,7 +282,7 @@ class GroupRun:
                 epochs=embedded.epochs,
                 stage_a=trusted.proxies,
                 seconds={name: round(value, 4) for name, value in seconds.items()},
-                diagnostics=embedded.diagnostics,
+                diagnostics=embedded.diagnostics | trusted.contamination,
                 batch_size=embedded.batch_size,
                 cluster_sizes=_sizes(assignment),
                 trusted_fit=np.empty(0, dtype=bool) if assignment is None else assignment.trusted,

@@ -19,11 +19,18 @@ def objective_value(name: str, evidence: ScoreEvidence) -> float | None:
 
 def record_objective(name: str, record: UnitRecord) -> float | None:
     """The objective of a finished unit on all of T_sel, or None where it is undefined."""
-    return objective_value(name, score_evidence(record, np.arange(len(record.target_sel))))
+    rho = record.diagnostics.get("contamination")
+    return objective_value(name, score_evidence(record, np.arange(len(record.target_sel)), rho))
 
 
-def score_evidence(record: UnitRecord, sample: np.ndarray) -> ScoreEvidence:
-    """What stage B sees of a finished unit on the T_sel images ``sample`` (m,), without peers."""
+def score_evidence(record: UnitRecord, sample: np.ndarray, contamination: float | None) -> ScoreEvidence:
+    """What stage B sees of a finished unit on the T_sel images ``sample`` (m,), without peers.
+
+    Args:
+        record: of the unit.
+        sample: positions in T_sel; one may occur several times.
+        contamination: estimated rho of its setting; None = not estimated.
+    """
     trusted = record.trusted_sel if record.trusted_sel.size else np.ones(len(record.target_sel), dtype=bool)
     return ScoreEvidence(
         source_val=record.source_val,
@@ -32,4 +39,5 @@ def score_evidence(record: UnitRecord, sample: np.ndarray) -> ScoreEvidence:
         pseudo=record.pseudo[sample],
         peers=np.empty((0, len(sample))),
         purpose=record.key,
+        contamination=contamination,
     )

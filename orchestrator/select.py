@@ -1,8 +1,9 @@
 """The label-free choice: records of a sweep -> selection.json. Nothing here can see a label.
 
-Stage A compares trusted sets (clusterer and K) by their frozen features; stage B compares configurations by
-their anomaly scores on T_sel. Both rank, and average the ranks. The default configuration is left only when
-the advantage of another one holds in most bootstrap resamples of T_sel.
+The value of a configuration is what its choices were worth on digits at the estimated contamination, plus
+what the evidence on these images adds: the rank of its trusted set by stage A, from frozen features, and of
+its scores on T_sel by stage B. The default configuration is left only when the lead of another one holds in
+most bootstrap resamples of T_sel.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ import numpy as np
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
+from orchestrator.contamination import Contamination
+from orchestrator.explain import explain
 from orchestrator.ledger import UnitRecord, read_by_setting
 from orchestrator.objective import objective_value, score_evidence
-from orchestrator.proxies.base import PROXIES
+from orchestrator.proxies.base import PROXIES, log_scores
 from orchestrator.proxies.consensus import consensus_sums
 from orchestrator.report.words import describe
+from orchestrator.worth import worth
 from trainables.cache import write_atomically
 from trainables.configuration import Configuration
-from trainables.errors import TwofoldError
+from trainables.errors import TwofoldError, UndefinedScore
 from trainables.seeding import canonical_json, generator
 
 SCHEMA = 1
@@ -34,27 +38,31 @@ CONSENSUS = "consensus"
 
 @dataclass(frozen=True)
 class Chooser:
-    """Constants of the choice, frozen on the digits benchmark.
+    """Constants of the choice, frozen on the digits (benchmarks/selection/RESULTS.md).
 
     Attributes:
-        stage_a: proxies whose mean rank compares trusted sets.
-        stage_b: proxies whose mean rank compares configurations.
-        keep_trusted: trusted sets that stage A lets through, besides that of the default.
+        evidence: proxy -> points of AUROC between the first and the last of its ranking.
+        stage_a: proxies whose mean rank orders the trusted sets in the explanation; nothing is chosen by it.
         bootstraps: resamples of T_sel.
-        margin: lead in mean rank (0 = best, 1 = worst of the grid) that counts as beating the default.
-        convinced: share of resamples in which another configuration must beat the default to replace it.
+        convinced: share of resamples in which another configuration must lead the default to replace it.
+        doubtful, clear: tail of the chosen scores below which trust is low, and from which it is high.
         min_rank: gate, least effective rank of the embeddings relative to that before training.
         min_variation: gate, least score variation relative to that before training.
         min_share: gate, least share of T_fit that is trusted.
         ensemble: how many of the best configurations the ensemble holds.
     """
 
-    stage_a: tuple[str, ...] = ("dominant_stability", "dominant_silhouette", "source_affinity")
-    stage_b: tuple[str, ...] = ("consensus", "tail_separation", "pseudo_auc")
-    keep_trusted: int = 3
+    evidence: tuple[tuple[str, float], ...] = (
+        ("dominant_stability", 2.0),
+        ("dominant_gap", 2.0),
+        ("contamination_split", 2.0),
+        ("bridge", 1.0),
+    )
+    stage_a: tuple[str, ...] = ("dominant_stability", "dominant_gap")
     bootstraps: int = 20
-    margin: float = 0.2
     convinced: float = 0.8
+    doubtful: float = 2.3
+    clear: float = 3.3
     min_rank: float = 0.5
     min_variation: float = 0.01
     min_share: float = 0.1
@@ -88,33 +96,33 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Stage B over the candidates of a setting.
+    """The candidates of a setting, compared.
 
     Attributes:
-        proxies: per candidate, proxy -> value; an undefined one is absent.
-        ranks: (u,) mean rank, smaller = better.
-        wins: (u,) share of bootstrap resamples in which the candidate clearly beats the default.
+        proxies: per candidate, stage-B proxy -> value; an undefined one is absent.
+        worth: (u,) expected points relative to the best of a grid, before the evidence.
+        values: (u,) worth and evidence together, in points; larger = better.
+        wins: (u,) share of bootstrap resamples in which the candidate's value is above that of the default.
     """
 
     proxies: list[dict[str, float]]
-    ranks: np.ndarray
-    wins: np.ndarray = field(default_factory=lambda: np.empty(0))
+    worth: np.ndarray
+    values: np.ndarray
+    wins: np.ndarray
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is chosen and how far to trust it.
+    """What is chosen.
 
     Attributes:
         chosen: position of the candidate.
-        share: share of resamples in which the leader of the race clearly beats the default.
-        trust: high, medium or low.
+        share: share of resamples in which the leader of the race is above the default.
         reason: one sentence.
     """
 
     chosen: int
     share: float
-    trust: str
     reason: str
 
 
@@ -129,8 +137,10 @@ def select_folder(folder: Path, sweep: str, default: Mapping[str, Any]) -> Path:
     # Products of small matrices: many threads would wait for each other for longer than they compute.
     with threadpool_limits(1):
         for table in read_by_setting(folder / "units.parquet"):
-            if candidates := gather_candidates(UnitRecord.from_table(table), chooser):
-                choices.append(choose(candidates, default, chooser))
+            records = UnitRecord.from_table(table)
+            if candidates := gather_candidates(records, chooser):
+                rho = Contamination.mean(record.diagnostics for record in records)
+                choices.append(choose(candidates, default, chooser, rho))
     if not choices:
         raise TwofoldError(f"no unit of {folder} finished, so there is nothing to choose from")
     content = {
@@ -152,36 +162,48 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
         file.write("\n")
 
 
-def choose(candidates: Sequence[Candidate], default: Mapping[str, Any], chooser: Chooser) -> dict[str, Any]:
+def choose(
+    candidates: Sequence[Candidate],
+    default: Mapping[str, Any],
+    chooser: Chooser,
+    contamination: Contamination,
+) -> dict[str, Any]:
     """The choice for one setting, with everything that led to it, as in ``selection.json``.
 
     Args:
         candidates: what there is to choose from, at least one.
         default: canonical configuration that is kept unless another one convinces.
         chooser: constants.
+        contamination: estimate for the setting.
     """
     position = _position(candidates, default)
-    table, kept = _stage_a(candidates, position, chooser)
-    ranking = _stage_b(candidates, position, chooser)
-    order = sorted(range(len(candidates)), key=lambda i: (ranking.ranks[i], candidates[i].key))
-    open_ = [i for i in order if not candidates[i].gates and candidates[i].trusted in kept]
+    table = _stage_a(candidates, chooser)
+    ranking = _rank(candidates, position, chooser, contamination.estimate)
+    order = sorted(range(len(candidates)), key=lambda i: (-ranking.values[i], candidates[i].key))
+    open_ = [i for i in order if not candidates[i].gates]
     verdict = _decide(candidates, open_, order, position, ranking, chooser)
+    chosen = candidates[verdict.chosen]
+    confidence = score_tail(chosen.records)
     record = candidates[0].records[0]
-    return {
+    choice: dict[str, Any] = {
         "setting": record.setting,
         "task": record.task,
-        "chosen": candidates[verdict.chosen].key,
-        "config": candidates[verdict.chosen].config,
+        "chosen": chosen.key,
+        "config": chosen.config,
         "default": None if position is None else candidates[position].key,
         "kept_default": verdict.chosen == position,
         "win_share": round(verdict.share, 4),
-        "trust": verdict.trust,
+        "contamination": asdict(contamination),
+        "confidence": round(confidence, 4),
+        "trust": _trust(confidence, verdict, open_, chooser),
         "reason": verdict.reason,
         "compactness_pick": _compactness_pick(candidates),
         "stage_a": table,
         "ranking": [_entry(candidates[i], ranking, i) for i in order],
         "ensemble": [candidates[i].key for i in open_[: chooser.ensemble]],
     }
+    most = sum(points for _, points in chooser.evidence)
+    return {**choice, "explanation": explain(choice, most, (chooser.doubtful, chooser.clear))}
 
 
 def gather_candidates(records: Sequence[UnitRecord], chooser: Chooser) -> list[Candidate]:
@@ -228,10 +250,8 @@ def _position(candidates: Sequence[Candidate], default: Mapping[str, Any]) -> in
     return found[0] if found else None
 
 
-def _stage_a(
-    candidates: Sequence[Candidate], default: int | None, chooser: Chooser
-) -> tuple[list[dict[str, Any]], set[str]]:
-    """Rank the trusted sets; return the table, best first, and those that stay in the race."""
+def _stage_a(candidates: Sequence[Candidate], chooser: Chooser) -> list[dict[str, Any]]:
+    """The trusted sets and their proxies, best first by mean rank."""
     records: dict[str, list[UnitRecord]] = defaultdict(list)
     for candidate in candidates:
         if candidate.trusted:
@@ -240,14 +260,10 @@ def _stage_a(
     names = list(trusted)
     ranks = mean_ranks([trusted[name] for name in names], chooser.stage_a)
     order = sorted(range(len(names)), key=lambda i: (ranks[i], names[i]))
-    table = [
+    return [
         {"config": json.loads(names[i]), "proxies": trusted[names[i]], "rank": round(float(ranks[i]), 4)}
         for i in order
     ]
-    kept = {names[i] for i in order[: chooser.keep_trusted]} | {""}
-    if default is not None:
-        kept.add(candidates[default].trusted)
-    return table, kept
 
 
 def _mean_proxies(records: Sequence[UnitRecord]) -> dict[str, float]:
@@ -269,41 +285,63 @@ def mean_ranks(values: Sequence[Mapping[str, float]], names: Sequence[str]) -> n
     return np.asarray(np.mean(columns, axis=0))
 
 
-def _stage_b(candidates: Sequence[Candidate], default: int | None, chooser: Chooser) -> Ranking:
-    """Rank on all of T_sel, and count how often each candidate beats the default on resamples of it."""
+def _rank(
+    candidates: Sequence[Candidate], default: int | None, chooser: Chooser, contamination: float
+) -> Ranking:
+    """Value all candidates on T_sel, and count how often each is above the default on resamples of it."""
     every = np.arange(len(candidates[0].records[0].target_sel))
     draws = generator("bootstrap", candidates[0].records[0].setting)
-    resamples = [
-        np.sort(draws.choice(every, size=len(every), replace=True))
-        for _ in range(0 if default is None else chooser.bootstraps)
-    ]
-    whole, *agreements = _agreements(candidates, [every, *resamples])
     names = [name for name in PROXIES.names() if PROXIES.get(name).stage == "B"]
-    proxies = _score_proxies(candidates, every, names, whole)
-    ranks = mean_ranks(proxies, chooser.stage_b)
-    if default is None:
-        return Ranking(proxies, ranks, np.ones(len(candidates)))
+    proxies = _score_proxies(candidates, every, names, contamination, _agreements(candidates))
+    before = np.array([_worth(candidate, contamination) for candidate in candidates])
+    frozen = [_mean_proxies(candidate.records) for candidate in candidates]
+
+    def value(scores: Sequence[Mapping[str, float]]) -> np.ndarray:
+        found = [{**own, **new} for own, new in zip(frozen, scores, strict=True)]
+        return before + sum(points * (1 - mean_ranks(found, (name,))) for name, points in chooser.evidence)
+
     wins = np.zeros(len(candidates))
-    for sample, agreement in zip(resamples, agreements, strict=True):
-        resampled = mean_ranks(
-            _score_proxies(candidates, sample, chooser.stage_b, agreement), chooser.stage_b
-        )
-        wins += resampled[default] - resampled > chooser.margin
-    return Ranking(proxies, ranks, wins / chooser.bootstraps)
+    used = [name for name, _ in chooser.evidence if name in names and name != CONSENSUS]
+    for _ in range(0 if default is None else chooser.bootstraps):
+        sample = np.sort(draws.choice(every, size=len(every), replace=True))
+        resampled = value(_score_proxies(candidates, sample, used, contamination, {}))
+        wins += resampled > resampled[default]
+    return Ranking(proxies, before, value(proxies), wins / chooser.bootstraps)
 
 
-def _agreements(candidates: Sequence[Candidate], samples: Sequence[np.ndarray]) -> list[dict[str, float]]:
-    """For each of the samples (m,) of T_sel images, key -> consensus of a unit with its peers of one seed."""
-    counts = np.stack([np.bincount(sample, minlength=len(samples[0])) for sample in samples])
+def _worth(candidate: Candidate, contamination: float) -> float:
+    shares = [record.trusted_fit.mean() for record in candidate.records if record.trusted_fit.size]
+    return worth(candidate.config, float(np.mean(shares)) if shares else None, contamination)
+
+
+def score_tail(records: Sequence[UnitRecord]) -> float:
+    """How far the highest scores of T_sel stand out: (q95 - q50) / (q50 - q05) of their logarithms, >= 0.
+
+    Larger = more confidence in what scores so. A symmetric bulk without anomalies gives about 1; 0 where the
+    scores do not vary, or are no distances. Seeds are averaged.
+    """
+    found = []
+    for record in records:
+        try:
+            low, middle, high = np.quantile(log_scores(record.target_sel), [0.05, 0.5, 0.95])
+        except UndefinedScore:
+            return 0.0
+        found.append(0.0 if middle == low else float((high - middle) / (middle - low)))
+    return float(np.mean(found))
+
+
+def _agreements(candidates: Sequence[Candidate]) -> dict[str, float]:
+    """Key -> consensus of a unit with its peers of the same seed, on all of T_sel."""
     by_seed: dict[int, list[UnitRecord]] = defaultdict(list)
     for candidate in candidates:
         for record in candidate.records:
             by_seed[record.seed].append(record)
-    found: list[dict[str, float]] = [{} for _ in samples]
+    found: dict[str, float] = {}
     for same in by_seed.values():
-        sums = consensus_sums(np.stack([record.target_sel for record in same]), counts)
-        for values, row in zip(found, (sums - 1) / max(len(same) - 1, 1), strict=True):
-            values.update(zip((record.key for record in same), map(float, row), strict=True))
+        scores = np.stack([record.target_sel for record in same])
+        sums = consensus_sums(scores, np.ones((1, scores.shape[1])))[0]
+        values = (sums - 1) / max(len(same) - 1, 1)
+        found.update(zip((record.key for record in same), map(float, values), strict=True))
     return found
 
 
@@ -311,6 +349,7 @@ def _score_proxies(
     candidates: Sequence[Candidate],
     sample: np.ndarray,
     names: Sequence[str],
+    contamination: float,
     agreement: Mapping[str, float],
 ) -> list[dict[str, float]]:
     """Stage-B proxies of every candidate on the T_sel images ``sample``, averaged over its seeds.
@@ -318,7 +357,10 @@ def _score_proxies(
     A proxy that is undefined for one of the seeds is undefined.
     """
     values = [
-        [_unit_proxies(record, sample, names, agreement[record.key]) for record in candidate.records]
+        [
+            _unit_proxies(record, sample, names, contamination, agreement.get(record.key))
+            for record in candidate.records
+        ]
         for candidate in candidates
     ]
     return [
@@ -332,11 +374,15 @@ def _score_proxies(
 
 
 def _unit_proxies(
-    record: UnitRecord, sample: np.ndarray, names: Sequence[str], consensus: float
+    record: UnitRecord,
+    sample: np.ndarray,
+    names: Sequence[str],
+    contamination: float,
+    consensus: float | None,
 ) -> dict[str, float]:
     """Stage-B proxies of one unit that are defined; the consensus with its peers is given."""
-    evidence = score_evidence(record, sample)
-    values = {CONSENSUS: consensus} if CONSENSUS in names else {}
+    evidence = score_evidence(record, sample, contamination)
+    values = {CONSENSUS: consensus} if CONSENSUS in names and consensus is not None else {}
     for name in names:
         if name != CONSENSUS and (value := objective_value(name, evidence)) is not None:
             values[name] = value
@@ -351,32 +397,35 @@ def _decide(
     ranking: Ranking,
     chooser: Chooser,
 ) -> Verdict:
-    """Leave the default for the leader of the race only where the resamples speak clearly for it."""
+    """Leave the default for the leader of the race only where the resamples speak for it."""
     if not open_:
         chosen = order[0] if default is None else default
-        return Verdict(chosen, 0.0, "low", "every configuration fails a gate, so nothing supports this one")
-    leader, ranked = open_[0], f"first by mean rank of {', '.join(chooser.stage_b)}"
+        return Verdict(chosen, 0.0, "every configuration fails a gate, so nothing supports this one")
+    leader = open_[0]
     if default is None:
-        return Verdict(leader, 0.0, "low", f"{ranked}; the default did not finish, so it is not compared")
+        return Verdict(leader, 0.0, "first by value; the default did not finish, so it is not compared")
     if candidates[default].gates:
         gates = ", ".join(candidates[default].gates)
-        return Verdict(leader, 0.0, "low", f"{ranked}; the default fails the gate {gates}")
+        return Verdict(leader, 0.0, f"first by value; the default fails the gate {gates}")
     if leader == default:
-        return Verdict(leader, 1.0, "high", f"the default is also {ranked}")
+        return Verdict(leader, 1.0, "the default is also first by value")
     share = float(ranking.wins[leader])
     if share >= chooser.convinced:
-        reason = f"{ranked}, and clearly beats the default in {share:.0%} of the resamples of T_sel"
-        return Verdict(leader, share, _trust(share), reason)
+        lead = ranking.values[leader] - ranking.values[default]
+        reason = f"first by value, {lead:.1f} points above the default, and above it in {share:.0%} of the "
+        return Verdict(leader, share, f"{reason}resamples of T_sel")
     reason = (
-        f"the default is kept: {describe(candidates[leader].config)} ranks first, but clearly beats it in "
+        f"the default is kept: {describe(candidates[leader].config)} ranks first, but is above it in only "
         f"{share:.0%} of the resamples of T_sel, and {chooser.convinced:.0%} are asked for"
     )
-    return Verdict(default, share, _trust(1 - share), reason)
+    return Verdict(default, share, reason)
 
 
-def _trust(support: float) -> str:
-    """How clearly the resamples speak for a choice, from the share of them that does."""
-    return "high" if support >= 0.9 else "medium" if support >= 0.6 else "low"
+def _trust(confidence: float, verdict: Verdict, open_: Sequence[int], chooser: Chooser) -> str:
+    """High, medium or low, by how far the highest scores stand out; low where nothing passes the gates."""
+    if confidence < chooser.doubtful or verdict.chosen not in open_:
+        return "low"
+    return "high" if confidence >= chooser.clear else "medium"
 
 
 def _compactness_pick(candidates: Sequence[Candidate]) -> str | None:
@@ -389,7 +438,9 @@ def _compactness_pick(candidates: Sequence[Candidate]) -> str | None:
 def _entry(candidate: Candidate, ranking: Ranking, i: int) -> dict[str, Any]:
     return {
         "key": candidate.key,
-        "rank": round(float(ranking.ranks[i]), 4),
+        "config": candidate.config,
+        "value": round(float(ranking.values[i]), 4),
+        "worth": round(float(ranking.worth[i]), 4),
         "proxies": ranking.proxies[i],
         "gates": list(candidate.gates),
     }

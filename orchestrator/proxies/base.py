@@ -132,6 +132,7 @@ class ScoreEvidence:
         pseudo: (p,) scores of pseudo-anomalies; p may be 0.
         peers: (u, m) T_sel scores of units of the same setting with other configurations; u may be 0.
         purpose: what the evidence is for, e.g. the unit's key; it seeds every draw.
+        contamination: estimated rho of the setting, in [0, 0.5]; None = not estimated.
     """
 
     source_val: np.ndarray
@@ -140,6 +141,7 @@ class ScoreEvidence:
     pseudo: np.ndarray
     peers: np.ndarray
     purpose: str
+    contamination: float | None = None
 
 
 class Proxy(Component):

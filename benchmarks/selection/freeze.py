@@ -1,0 +1,155 @@
+"""Write the constants of the choice from a finished sweep of the digits; nothing else is looked at.
+
+python benchmarks/selection/freeze.py SWEEP_FOLDER
+
+``orchestrator/contamination.csv``: shape and contamination of target sets, six contaminations for each digit of
+each domain. ``orchestrator/worth.json``: ridge coefficients of the worth of a configuration. Prints how far both
+carry to a target domain, or a pair, that they were not learned from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from sklearn.linear_model import Ridge
+
+from orchestrator import contamination, worth
+from orchestrator.config import SweepConfig
+from orchestrator.contamination import estimate_contamination, shape
+from orchestrator.ledger import UnitRecord, read_by_setting
+from orchestrator.oracle import Request, draw
+from orchestrator.pipeline import load_folder
+from orchestrator.prepare import open_dataset
+from trainables.cache import ArrayCache
+from trainables.data.settings_file import read_settings
+from trainables.encoders.base import encode_domain
+from trainables.types import Setting
+
+RHOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
+ENCODER = "efficientnet_lite0"
+RIDGE = 30.0
+WORST = -12.0
+"""Points below the best three at which a configuration is just bad: how bad does not matter."""
+BEST = 3
+"""Configurations whose mean stands for the best of a grid; a single one is lucky."""
+
+Features = Callable[[Setting], np.ndarray]
+
+
+def main() -> None:
+    """Write both files and print their errors."""
+    parser = argparse.ArgumentParser(description="freeze the constants of the choice on the digits")
+    parser.add_argument(
+        "folder", type=Path, help="finished sweep of benchmarks/selection/grid.yaml on digits"
+    )
+    folder = parser.parse_args().folder
+    features = target_features(load_folder(folder))
+    freeze_contamination(folder, features)
+    freeze_worth(folder, features)
+
+
+def target_features(config: SweepConfig) -> Features:
+    """Reads the frozen features (n, d) of the unlabelled target set of a setting."""
+    dataset, cache = open_dataset(config), ArrayCache(config.cache)
+    arrays: dict[str, tuple[np.ndarray, dict[str, int]]] = {}
+
+    def read(setting: Setting) -> np.ndarray:
+        name = setting.task.target
+        if name not in arrays:
+            domain = dataset.domain(name)
+            rows = encode_domain(domain, ENCODER, config.data.image_size, cache)
+            arrays[name] = (np.asarray(rows), {image: i for i, image in enumerate(domain.ids)})
+        rows, index = arrays[name]
+        return rows[[index[image] for image in (*setting.target_fit, *setting.target_sel)]]
+
+    return read
+
+
+def freeze_contamination(folder: Path, features: Features) -> None:
+    """Draw target sets of known contamination, write their shapes, and judge each domain by the others."""
+    request = json.loads((folder / "request.json").read_text())
+    drawn = draw(Request.model_validate({**request, "contamination": list(RHOS)}))
+    rows: dict[tuple[str, ...], tuple[str, np.ndarray, float]] = {}
+    for setting, anomalous in drawn:
+        images = (*setting.target_fit, *setting.target_sel)
+        # Two sources of one target give the same target set.
+        if tuple(sorted(images)) not in rows:
+            rho = float(np.mean([anomalous[image] for image in images]))
+            rows[tuple(sorted(images))] = (setting.task.target, shape(features(setting)), rho)
+    domains = np.array([domain for domain, _, _ in rows.values()])
+    table = np.array([[*numbers, rho] for _, numbers, rho in rows.values()])
+    errors = []
+    for domain in np.unique(domains):
+        _write_table(table[domains != domain])
+        model = contamination._model()
+        found = np.clip(model.predict(table[domains == domain][:, :-1]), 0, contamination.LARGEST)
+        errors.append(np.abs(found - table[domains == domain][:, -1]).mean())
+        print(f"contamination, learned without {domain}: mean absolute error {errors[-1]:.3f}")
+    print(f"contamination: mean absolute error {np.mean(errors):.3f} over domains")
+    _write_table(table)
+
+
+def _write_table(table: np.ndarray) -> None:
+    header = "tenth_80,half_80,half_90,core_90,spread,cosine,contamination"
+    np.savetxt(contamination.TABLE, table, delimiter=",", fmt="%.5f", header=header, comments="")
+    contamination._model.cache_clear()
+
+
+def freeze_worth(folder: Path, features: Features) -> None:
+    """Fit the worth of configurations to their AUROC, and judge each pair by a fit to the others."""
+    settings = {setting.key: setting for setting in read_settings(folder / "settings.parquet")}
+    auroc = pq.read_table(folder / "oracle" / "auroc.parquet", columns=["key", "auroc"]).to_pydict()
+    truth = dict(zip(auroc["key"], auroc["auroc"], strict=True))
+    rows: dict[str, list[tuple[list[dict[str, float]], np.ndarray]]] = defaultdict(list)
+    for table in read_by_setting(folder / "units.parquet"):
+        records = [record for record in UnitRecord.from_table(table) if record.state == "done"]
+        setting = settings[records[0].setting]
+        rho = estimate_contamination(features(setting), setting.key).estimate
+        values = np.array([truth[record.key] for record in records])
+        pair = f"{setting.task.source}->{setting.task.target}"
+        rows[pair].append(([_terms(record, rho) for record in records], values))
+    regrets = []
+    for pair, judged in rows.items():
+        coefficients = _fit([setting for other, same in rows.items() if other != pair for setting in same])
+        picks = [values[np.argmax([_sum(coefficients, t) for t in terms])] for terms, values in judged]
+        regret = np.mean([values.max() - pick for pick, (_, values) in zip(picks, judged, strict=True)])
+        regrets.append(regret)
+        print(f"worth, learned without {pair}: AUROC {np.mean(picks):.2f}, regret {regret:.2f} points")
+    print(f"worth: regret {np.mean(regrets):.2f} points over pairs")
+    coefficients = _fit([setting for same in rows.values() for setting in same])
+    rounded = {name: round(value, 3) for name, value in sorted(coefficients.items())}
+    worth.TABLE.write_text(json.dumps(rounded, indent=1) + "\n")
+
+
+def _terms(record: UnitRecord, rho: float) -> dict[str, float]:
+    share = float(record.trusted_fit.mean()) if record.trusted_fit.size else None
+    return worth.terms(record.config, share, rho)
+
+
+def _sum(coefficients: Mapping[str, float], terms: Mapping[str, float]) -> float:
+    return sum(value * coefficients.get(name, 0.0) for name, value in terms.items())
+
+
+def _fit(settings: Sequence[tuple[list[dict[str, float]], np.ndarray]]) -> dict[str, float]:
+    """Ridge coefficients by name; the target is the distance to the best configurations of the setting."""
+    names = sorted({name for terms, _ in settings for row in terms for name in row} - {"constant"})
+    design = np.array([[row.get(name, 0.0) for name in names] for terms, _ in settings for row in terms])
+    target = np.concatenate(
+        [np.maximum(values - np.sort(values)[-BEST:].mean(), WORST) for _, values in settings]
+    )
+    # In fifths: a share of 0.2 too much weighs as much as one clusterer instead of another.
+    scale = np.array([5.0 if name.startswith(("over", "under")) else 1.0 for name in names])
+    scale[[name.endswith("squared") for name in names]] = 25.0
+    model = Ridge(RIDGE).fit(design * scale, target)
+    found = dict(zip(names, map(float, model.coef_ * scale), strict=True))
+    return {"constant": float(model.intercept_), **found}
+
+
+if __name__ == "__main__":
+    main()
