@@ -22,8 +22,8 @@ def explain(choice: Mapping[str, Any], most: float, bounds: tuple[float, float])
         f"About {rho['estimate']:.0%} of the target images look anomalous "
         f"({rho['low']:.0%} to {rho['high']:.0%}).",
         f"Chosen: {describe(choice['config'])}; {choice['reason']}.",
-        f"On digits such choices came to {own['worth']:+.1f} points from the best; the evidence on these images "
-        f"adds {own['value'] - own['worth']:.1f} of at most {most:g}.",
+        f"On digits such choices came to {own['worth']:+.1f} points from the best; the evidence on these "
+        f"images adds {own['value'] - own['worth']:.1f} of at most {most:g}.",
         *_runner_up(choice, own),
         _trust(choice, bounds),
     ]

@@ -1,10 +1,10 @@
-"""What a configuration can be expected to be worth before its evidence: what its choices were worth on digits.
+"""What a configuration can be expected to be worth before any evidence: what its choices were on digits.
 
-An additive model, so that a configuration nobody has tried has a worth: one term for the clusterer, one for the
-training, one for the score, and what it costs to trust more, or less, of the target than its estimated share of
-normals 1 - rho. That is how the choice follows the contamination. The terms are the coefficients of a ridge
-regression (Hoerl & Kennard, 1970), frozen on digits by ``benchmarks/selection/freeze.py``; what it does not
-know counts as average. A prior learned from other datasets is the idea of MetaOD (Zhao et al., 2021).
+An additive model, so that a configuration nobody has tried has a worth: one term for the clusterer, one for
+the training, one for the score, and what it costs to trust more, or less, of the target than its estimated
+share of normals 1 - rho. That is how the choice follows the contamination. The terms are the coefficients of
+a ridge regression (Hoerl & Kennard, 1970), frozen on digits by ``benchmarks/selection/freeze.py``; what it
+does not know counts as average. A prior from other datasets is the idea of MetaOD (Zhao et al., 2021).
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 python benchmarks/selection/freeze.py SWEEP_FOLDER
 
-``orchestrator/contamination.csv``: shape and contamination of target sets, six contaminations for each digit of
-each domain. ``orchestrator/worth.json``: ridge coefficients of the worth of a configuration. Prints how far both
-carry to a target domain, or a pair, that they were not learned from.
+``orchestrator/contamination.csv``: shape and contamination of target sets, six contaminations for each digit
+of each domain. ``orchestrator/worth.json``: ridge coefficients of the worth of a configuration. Prints how
+far both carry to a target domain, or a pair, that they were not learned from.
 """
 
 from __future__ import annotations
@@ -139,16 +139,25 @@ def _sum(coefficients: Mapping[str, float], terms: Mapping[str, float]) -> float
 def _fit(settings: Sequence[tuple[list[dict[str, float]], np.ndarray]]) -> dict[str, float]:
     """Ridge coefficients by name; the target is the distance to the best configurations of the setting."""
     names = sorted({name for terms, _ in settings for row in terms for name in row} - {"constant"})
-    design = np.array([[row.get(name, 0.0) for name in names] for terms, _ in settings for row in terms])
-    target = np.concatenate(
-        [np.maximum(values - np.sort(values)[-BEST:].mean(), WORST) for _, values in settings]
-    )
+    is_share = np.array([name.startswith(("over", "under")) for name in names])
     # In fifths: a share of 0.2 too much weighs as much as one clusterer instead of another.
-    scale = np.array([5.0 if name.startswith(("over", "under")) else 1.0 for name in names])
-    scale[[name.endswith("squared") for name in names]] = 25.0
-    model = Ridge(RIDGE).fit(design * scale, target)
-    found = dict(zip(names, map(float, model.coef_ * scale), strict=True))
-    return {"constant": float(model.intercept_), **found}
+    scale = np.where(is_share, -5.0, 1.0)
+    scale[[name.endswith("squared") for name in names]] = -25.0
+    designs = [
+        np.array([[row.get(name, 0.0) for name in names] for row in terms]) * scale for terms, _ in settings
+    ]
+    targets = [np.maximum(values - np.sort(values)[-BEST:].mean(), WORST) for _, values in settings]
+    # Within settings: how hard one is says nothing of which configuration suits it.
+    design = np.concatenate([rows - rows.mean(axis=0) for rows in designs])
+    target = np.concatenate([values - values.mean() for values in targets])
+    # No share can be worth more than the right one: those coefficients have a sign, the others may have any.
+    model = Ridge(RIDGE, positive=True, fit_intercept=False)
+    model.fit(np.hstack([design, -design[:, ~is_share]]), target)
+    coefficients = model.coef_[: len(names)].copy()
+    coefficients[~is_share] -= model.coef_[len(names) :]
+    constant = np.concatenate(targets).mean() - np.concatenate(designs).mean(axis=0) @ coefficients
+    found = dict(zip(names, map(float, coefficients * scale), strict=True))
+    return {"constant": float(constant), **found}
 
 
 if __name__ == "__main__":

@@ -335,7 +335,7 @@ def _setting(choice: Mapping[str, Any], units: Sequence[_Unit]) -> SettingSummar
         split_seed=chosen.row["split_seed"],
         config=choice["config"],
         kept_default=choice["kept_default"],
-        reason=choice["reason"],
+        reason=" ".join(choice["explanation"]),
         trust=choice["trust"],
         scores=_scores(choice, named),
         chosen_by_seed={

@@ -12,16 +12,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.contamination import Contamination
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.proxies.base import PROXIES, Proxy, ScoreEvidence
-from orchestrator.select import Chooser, choose, gather_candidates, mean_ranks, select_folder
+from orchestrator.select import (
+    Chooser,
+    choose,
+    gather_candidates,
+    mean_ranks,
+    score_tail,
+    select_folder,
+)
 from orchestrator.storage import Storage
+from orchestrator.worth import worth
 from trainables.configuration import Configuration
 from trainables.errors import TwofoldError, UndefinedScore
 from trainables.seeding import canonical_json, generator, stable_hash
 
 M = 24
-CHOOSER = Chooser(stage_a=("planted_a",), stage_b=("planted",), keep_trusted=2, margin=0.2, convinced=0.8)
+CHOOSER = Chooser(evidence=(("planted", 10.0),), stage_a=("planted_a",))
+RHO = Contamination(0.1, 0.05, 0.2)
 
 
 class Planted(Proxy):
@@ -91,9 +101,11 @@ def failed(config: dict[str, Any], seed: int = 0, setting: str = "s1") -> UnitRe
 DEFAULT, LEFT, RIGHT = flat(2), flat(3), flat(4)
 
 
-def decide(*records: UnitRecord, default: dict[str, Any] = DEFAULT, **constants: Any) -> dict[str, Any]:
+def decide(
+    *records: UnitRecord, default: dict[str, Any] = DEFAULT, rho: Contamination = RHO, **constants: Any
+) -> dict[str, Any]:
     chooser = Chooser(**{**vars(CHOOSER), **constants})
-    choice = choose(gather_candidates(list(records), chooser), default, chooser)
+    choice = choose(gather_candidates(list(records), chooser), default, chooser, rho)
     assert json.loads(json.dumps(choice, allow_nan=False)) == choice
     return choice
 
@@ -103,16 +115,18 @@ def test_a_clear_winner_replaces_the_default() -> None:
     choice = decide(*records)
     assert choice["chosen"] == records[1].key and choice["config"] == LEFT
     assert not choice["kept_default"] and choice["default"] == records[0].key
-    assert choice["win_share"] == 1 and choice["trust"] == "high"
+    assert choice["win_share"] == 1
     assert [entry["key"] for entry in choice["ranking"]] == [records[i].key for i in (1, 2, 0)]
-    assert [entry["rank"] for entry in choice["ranking"]] == [0, 0.5, 1]
+    values = [entry["value"] - entry["worth"] for entry in choice["ranking"]]
+    assert values == pytest.approx([10, 5, 0], abs=1e-3)
     assert choice["ensemble"][0] == records[1].key
 
 
 def test_the_default_is_kept_where_it_leads() -> None:
     records = [record(DEFAULT, 3), record(LEFT, 2), record(RIGHT, 1)]
     choice = decide(*records)
-    assert choice["chosen"] == records[0].key and choice["kept_default"] and choice["trust"] == "high"
+    assert choice["chosen"] == records[0].key and choice["kept_default"]
+    assert choice["win_share"] == 1
 
 
 def test_the_default_is_kept_where_the_lead_is_chance() -> None:
@@ -126,11 +140,47 @@ def test_the_default_is_kept_where_the_lead_is_chance() -> None:
     assert low.key != choice["chosen"]
 
 
-def test_a_lead_below_the_margin_is_none() -> None:
-    records = [record(DEFAULT, 1), record(LEFT, 3), record(RIGHT, 2)]
-    assert decide(*records, margin=0.99)["chosen"] == records[1].key
-    choice = decide(*records, margin=1.0)
-    assert choice["kept_default"] and choice["win_share"] == 0
+def test_worth_decides_where_the_evidence_is_silent() -> None:
+    """The record's trusted share is 0.6: of two scores the one that was worth more on digits wins."""
+    knn, centre = flat(2), flat(2, score="source_centre", alignment="positive", finetune="head")
+    records = [record(centre, 1), record(knn, 1)]
+    choice = decide(*records, default=centre, evidence=())
+    expected = {r.key: worth(r.config, 0.6, RHO.estimate) for r in records}
+    assert {e["key"]: e["value"] for e in choice["ranking"]} == pytest.approx(expected, abs=1e-4)
+    assert choice["chosen"] == max(expected, key=lambda key: expected[key])
+
+
+def test_the_choice_follows_the_contamination() -> None:
+    few, most = flat(2), flat(3)
+    records = [
+        record(few, 1, trusted_fit=np.arange(20) < 10),
+        record(most, 1, trusted_fit=np.arange(20) < 19),
+    ]
+    clean, dirty = Contamination(0.02, 0, 0.1), Contamination(0.45, 0.3, 0.5)
+    assert decide(*records, default=few, rho=clean, evidence=())["config"] == most
+    assert decide(*records, default=few, rho=dirty, evidence=())["config"] == few
+
+
+def test_trust_is_how_far_the_highest_scores_stand_out() -> None:
+    flat_scores, tail = np.linspace(1, 2, M), np.r_[np.linspace(1, 2, M - 3), [50, 60, 70]]
+    doubt = decide(record(DEFAULT, 1, target_sel=flat_scores.astype(np.float32)))
+    sure = decide(record(DEFAULT, 1, target_sel=tail.astype(np.float32)))
+    assert doubt["trust"] == "low" and sure["trust"] == "high"
+    assert "low" in doubt["explanation"][-1] and "high" in sure["explanation"][-1]
+    logs = np.log(tail.astype(np.float32).astype(float))
+    low, middle, high = (float(np.quantile(logs, q)) for q in (0.05, 0.5, 0.95))
+    assert sure["confidence"] == pytest.approx((high - middle) / (middle - low), rel=1e-4)
+    assert score_tail([record(DEFAULT, 1, target_sel=np.ones(M, dtype=np.float32))]) == 0
+    squared = record(DEFAULT, 1, target_sel=np.square(tail).astype(np.float32))
+    assert score_tail([squared]) == pytest.approx(sure["confidence"], rel=1e-3), "a distance or its square"
+
+
+def test_the_explanation_names_what_decided() -> None:
+    choice = decide(record(DEFAULT, 1), record(LEFT, 3), record(RIGHT, 2))
+    text = "\n".join(choice["explanation"])
+    for words in ("About 10% ", "(5% to 20%)", "K-means K = 3", "Runner-up: K-means K = 4", "Trust: "):
+        assert words in text
+    assert choice["contamination"] == {"estimate": 0.1, "low": 0.05, "high": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -200,22 +250,25 @@ def test_an_undefined_proxy_does_not_win() -> None:
     choice = decide(*records)
     assert choice["chosen"] == records[2].key
     entry = next(e for e in choice["ranking"] if e["key"] == records[1].key)
-    assert entry["rank"] == 0.5 and "planted" not in entry["proxies"]
+    assert entry["value"] - entry["worth"] == pytest.approx(5, abs=1e-3)
+    assert "planted" not in entry["proxies"]
     lost = [record(DEFAULT, 1, source_val=zero), record(LEFT, 2, source_val=zero)]
     assert decide(*lost)["kept_default"], "where nothing is defined nothing is beaten"
 
 
-def test_stage_a_lets_the_best_trusted_sets_through_and_that_of_the_default() -> None:
-    records = [
-        record(DEFAULT, 1, trust=0.1), record(flat(3), 9, trust=0.2),
-        record(flat(4), 3, trust=0.3), record(flat(5), 2, trust=0.4),
-    ]  # fmt: skip
+def test_stage_a_orders_the_trusted_sets() -> None:
+    records = [record(flat(k), 1, trust=trust) for k, trust in ((2, 0.1), (3, 0.2), (4, 0.3), (5, 0.4))]
     choice = decide(*records)
-    assert choice["chosen"] == records[2].key, "the ninefold one has a trusted set that stage A drops"
     assert [entry["config"]["k"] for entry in choice["stage_a"]] == [5, 4, 3, 2]
     assert [entry["rank"] for entry in choice["stage_a"]] == [0, 0.3333, 0.6667, 1]
-    assert decide(*records, keep_trusted=3)["chosen"] == records[1].key
-    assert decide(*records[1:3], records[0], keep_trusted=0)["chosen"] == records[0].key
+
+
+def test_evidence_of_both_stages_adds_up() -> None:
+    records = [record(DEFAULT, 1, trust=0.3), record(LEFT, 3, trust=0.1), record(RIGHT, 2, trust=0.2)]
+    choice = decide(*records, evidence=(("planted", 2.0), ("planted_a", 6.0)))
+    added = {entry["key"]: entry["value"] - entry["worth"] for entry in choice["ranking"]}
+    assert added == pytest.approx(dict(zip([r.key for r in records], [6, 2, 4], strict=True)), abs=1e-3)
+    assert choice["config"] == DEFAULT
 
 
 def test_source_only_needs_no_trusted_set() -> None:
@@ -225,7 +278,7 @@ def test_source_only_needs_no_trusted_set() -> None:
         "trusted_fit": np.empty(0, dtype=bool),
         "trusted_sel": np.empty(0, dtype=bool),
     }
-    choice = decide(record(DEFAULT, 1), record(source_only, 5, **nothing), keep_trusted=1)
+    choice = decide(record(DEFAULT, 1), record(source_only, 5, **nothing), evidence=(("planted", 30.0),))
     assert choice["config"] == source_only
 
 
@@ -269,7 +322,7 @@ def test_order_of_the_records_does_not_matter(order: list[int]) -> None:
     records = [record(flat(k), level, noise=0.5, seed=s) for level, k in levels for s in (0, 1)]
     texts = {
         json.dumps(
-            choose(gather_candidates([records[i] for i in positions], CHOOSER), DEFAULT, CHOOSER),
+            choose(gather_candidates([records[i] for i in positions], CHOOSER), DEFAULT, CHOOSER, RHO),
             sort_keys=True,
         )
         for positions in (range(8), order)

@@ -149,6 +149,7 @@ def _add_setting(
             else "nothing beat the default in at least 80 % of the resamples, so it is kept",
             "trust": ("low", "high", "medium")[number % 3],
             "win_share": 0.93,
+            "explanation": ["Chosen: this one.", "Trust: high."],
             "compactness_pick": keys[canonical_json(_COMPACT)],
             "stage_a": [
                 {"config": json.loads(part), "proxies": proxies, "rank": float(index + 1)}
