@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from threadpoolctl import threadpool_limits
@@ -34,10 +33,10 @@ from orchestrator.prepare import Prepared, open_dataset, prepare
 from orchestrator.redact import redacted
 from orchestrator.threshold import make_threshold
 from trainables.configuration import Configuration
-from trainables.detector import Contamination, Description, Detector, Origin, ScoreDescription
+from trainables.detector import Description, Detector, Origin, ScoreDescription
 from trainables.embedder import Embedder, NetworkDescription
 from trainables.errors import TwofoldError, nearest_name
-from trainables.types import Assignment
+from trainables.types import Assignment, Contamination
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from orchestrator.serving import Exported
@@ -246,8 +245,8 @@ def contamination_of(choice: Mapping[str, Any]) -> Contamination:
         TwofoldError: it holds none.
     """
     try:
-        return Contamination(**{name: choice["contamination"][name] for name in Contamination.model_fields})
-    except (KeyError, TypeError, ValidationError) as error:
+        return Contamination(**choice["contamination"])
+    except (KeyError, TypeError) as error:
         raise TwofoldError(
             "selection.json has no contamination estimate, which the threshold is made from; "
             "`twofold select` writes it again"

@@ -19,7 +19,7 @@ import torch
 
 from orchestrator.attempts import Failure
 from orchestrator.checkpoints import Bookmark, Checkpoints
-from orchestrator.contamination import estimate_contamination
+from orchestrator.contamination import as_diagnostics, estimate_contamination
 from orchestrator.embedded import (
     Embedded,
     anomaly_scores,
@@ -256,7 +256,7 @@ class GroupRun:
             rows = np.concatenate([features["target_fit"], features["target_sel"]])
             try:
                 found = estimate_contamination(rows, self._setting.key)
-                self._estimates[encoder] = found.as_diagnostics()
+                self._estimates[encoder] = as_diagnostics(found)
             except UndefinedScore:
                 self._estimates[encoder] = {}
         return self._estimates[encoder]

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
-from orchestrator.contamination import Contamination
+from orchestrator.contamination import mean_contamination
 from orchestrator.explain import explain
 from orchestrator.ledger import UnitRecord, read_by_setting
 from orchestrator.objective import objective_value, score_evidence
@@ -31,6 +31,7 @@ from trainables.cache import write_atomically
 from trainables.configuration import Configuration
 from trainables.errors import TwofoldError, UndefinedScore
 from trainables.seeding import canonical_json, generator
+from trainables.types import Contamination
 
 SCHEMA = 1
 CONSENSUS = "consensus"
@@ -139,7 +140,7 @@ def select_folder(folder: Path, sweep: str, default: Mapping[str, Any]) -> Path:
         for table in read_by_setting(folder / "units.parquet"):
             records = UnitRecord.from_table(table)
             if candidates := gather_candidates(records, chooser):
-                rho = Contamination.mean(record.diagnostics for record in records)
+                rho = mean_contamination(record.diagnostics for record in records)
                 choices.append(choose(candidates, default, chooser, rho))
     if not choices:
         raise TwofoldError(f"no unit of {folder} finished, so there is nothing to choose from")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainables.detector import Contamination, Threshold
+from trainables.detector import Threshold
+from trainables.types import Contamination
 
 SOURCE_SHARE = 0.95
 """Share of S_val that is normal by its scaled scores, whatever the contamination is estimated to be."""

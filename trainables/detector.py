@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -25,6 +25,7 @@ from trainables.embedder import Embedder, NetworkDescription
 from trainables.errors import NonFinite, TwofoldError
 from trainables.images import ImageTransform
 from trainables.scores.base import SCORES, Reference, Score, arrays_read
+from trainables.types import Contamination
 from trainables.weights import summary
 
 SCHEMA_VERSION = 1
@@ -42,14 +43,6 @@ class ScoreDescription(_Part):
 
     name: str
     parameters: dict[str, Any]
-
-
-class Contamination(_Part):
-    """Anomalies / all images of the target, as it was estimated without a label."""
-
-    estimate: float = Field(ge=0, le=1)
-    low: float = Field(ge=0, le=1)
-    high: float = Field(ge=0, le=1)
 
 
 class Threshold(_Part):

@@ -91,3 +91,17 @@ class Assignment:
     labels: np.ndarray
     trusted: np.ndarray
     centre: np.ndarray
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """Estimated share rho of anomalies among the unlabelled target images, in [0, 0.5].
+
+    Attributes:
+        estimate: the estimate.
+        low, high: ends of the interval that holds rho in 80 % of target sets like those it was learned from.
+    """
+
+    estimate: float
+    low: float
+    high: float

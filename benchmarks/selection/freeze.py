@@ -75,21 +75,21 @@ def freeze_contamination(folder: Path, features: Features) -> None:
     """Draw target sets of known contamination, write their shapes, and judge each domain by the others."""
     request = json.loads((folder / "request.json").read_text())
     drawn = draw(Request.model_validate({**request, "contamination": list(RHOS)}))
-    rows: dict[tuple[str, ...], tuple[str, np.ndarray, float]] = {}
+    sets: dict[tuple[str, ...], tuple[str, np.ndarray, float]] = {}
     for setting, anomalous in drawn:
         images = (*setting.target_fit, *setting.target_sel)
         # Two sources of one target give the same target set.
-        if tuple(sorted(images)) not in rows:
+        if tuple(sorted(images)) not in sets:
             rho = float(np.mean([anomalous[image] for image in images]))
-            rows[tuple(sorted(images))] = (setting.task.target, shape(features(setting)), rho)
-    domains = np.array([domain for domain, _, _ in rows.values()])
-    table = np.array([[*numbers, rho] for _, numbers, rho in rows.values()])
+            sets[tuple(sorted(images))] = (setting.task.target, features(setting), rho)
+    domains = np.array([domain for domain, _, _ in sets.values()])
+    table = np.array([[*shape(rows), rho] for _, rows, rho in sets.values()])
     errors = []
     for domain in np.unique(domains):
         _write_table(table[domains != domain])
-        model = contamination._model()
-        found = np.clip(model.predict(table[domains == domain][:, :-1]), 0, contamination.LARGEST)
-        errors.append(np.abs(found - table[domains == domain][:, -1]).mean())
+        judged = [(rows, rho) for name, rows, rho in sets.values() if name == domain]
+        found = [estimate_contamination(rows, domain).estimate - rho for rows, rho in judged]
+        errors.append(np.abs(found).mean())
         print(f"contamination, learned without {domain}: mean absolute error {errors[-1]:.3f}")
     print(f"contamination: mean absolute error {np.mean(errors):.3f} over domains")
     _write_table(table)

@@ -81,6 +81,7 @@ def score_evidence(sees: bool = True) -> ScoreEvidence:
         pseudo=np.exp(0.2 * rng.normal(size=30)) * (20 if sees else 1),
         peers=peers,
         purpose="contract",
+        contamination=0.15,
     )
 
 
@@ -254,7 +255,7 @@ def test_degenerate_scores_are_finite_or_undefined(name: str, case: str) -> None
 @given(st.lists(st.floats(width=32), min_size=0, max_size=12), st.integers(0, 4))
 def test_no_scores_whatever_give_nan(scores: list[float], peers: int) -> None:
     array = np.array(scores, dtype=np.float32)
-    given_evidence = ScoreEvidence(array, array, array > 1, array, np.tile(array, (peers, 1)), "any")
+    given_evidence = ScoreEvidence(array, array, array > 1, array, np.tile(array, (peers, 1)), "any", 0.2)
     for name in STAGE_B:
         value_or_undefined(name, given_evidence)
 

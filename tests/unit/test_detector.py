@@ -16,7 +16,6 @@ from safetensors.numpy import load_file, save_file
 from trainables.backbones.base import build_backbone
 from trainables.configuration import Configuration
 from trainables.detector import (
-    Contamination,
     Description,
     Detector,
     Origin,
@@ -28,6 +27,7 @@ from trainables.embedder import Embedder, NetworkDescription
 from trainables.encoders.base import build_encoder
 from trainables.errors import NonFinite, TwofoldError
 from trainables.scores.base import SCORES, Reference
+from trainables.types import Contamination
 
 SIZE = 32
 SCORE_NAMES = SCORES.names()

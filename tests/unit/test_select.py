@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.contamination import Contamination
 from orchestrator.ledger import Ledger, UnitRecord
 from orchestrator.proxies.base import PROXIES, Proxy, ScoreEvidence
 from orchestrator.select import (
@@ -28,6 +27,7 @@ from orchestrator.worth import worth
 from trainables.configuration import Configuration
 from trainables.errors import TwofoldError, UndefinedScore
 from trainables.seeding import canonical_json, generator, stable_hash
+from trainables.types import Contamination
 
 M = 24
 CHOOSER = Chooser(evidence=(("planted", 10.0),), stage_a=("planted_a",))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.threshold import make_threshold
-from trainables.detector import Contamination
+from trainables.types import Contamination
 
 
 def contamination(rho: float) -> Contamination:

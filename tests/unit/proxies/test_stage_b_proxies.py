@@ -18,6 +18,7 @@ from trainables.errors import UndefinedScore
 UNIT_FREE = [
     "bridge",
     "consensus",
+    "contamination_split",
     "excess_mass",
     "log_skewness",
     "mass_volume",
@@ -43,16 +44,44 @@ def make(seed: int = 0, images: int = 90) -> ScoreEvidence:
     target[: images // 6] *= 4
     peers = np.round(target * np.exp(0.5 * rng.normal(size=(7, images))), 1) + 0.01
     return ScoreEvidence(
-        draw(40, shift=-0.3), target, rng.random(images) < 0.7, draw(30, shift=0.8), peers, "unit"
+        draw(40, shift=-0.3), target, rng.random(images) < 0.7, draw(30, shift=0.8), peers, "unit", 0.15
     )
 
 
 def scores_only(scores: list[float] | np.ndarray) -> ScoreEvidence:
     array = np.asarray(scores, dtype=float)
-    return ScoreEvidence(array, array, array >= 0, array, array[None], "unit")
+    return ScoreEvidence(array, array, array >= 0, array, array[None], "unit", 0.1)
 
 
 SEEDS = pytest.mark.parametrize("seed", [0, 1, 2])
+
+
+@SEEDS
+@pytest.mark.parametrize("rho", [0.0, 0.1, 0.4])
+def test_contamination_split(seed: int, rho: float) -> None:
+    evidence = replace(make(seed), contamination=rho)
+    logs = sorted(float(v) for v in log_scores(evidence.target_sel))
+    upper = len(logs) - round((1 - max(rho, 0.05)) * len(logs))
+    low, high = logs[:-upper], logs[-upper:]
+    means, variances = zip(*[(sum(g) / len(g), np.var(g)) for g in (low, high)], strict=True)
+    weights = [len(g) / len(logs) for g in (low, high)]
+    within = sum(w * v for w, v in zip(weights, variances, strict=True))
+    expected = weights[0] * weights[1] * (means[1] - means[0]) ** 2 / within
+    assert value("contamination_split", evidence) == pytest.approx(expected)
+
+
+def test_contamination_split_is_best_at_the_true_split() -> None:
+    scores = np.r_[np.linspace(1, 1.2, 70), np.linspace(5, 6, 30)]
+    at = {rho: value("contamination_split", replace(scores_only(scores), contamination=rho))
+          for rho in (0.1, 0.2, 0.3, 0.4)}  # fmt: skip
+    assert max(at, key=lambda rho: at[rho]) == 0.3
+
+
+def test_contamination_split_needs_an_estimate_and_images() -> None:
+    with pytest.raises(UndefinedScore, match="not estimated"):
+        value("contamination_split", replace(make(), contamination=None))
+    with pytest.raises(UndefinedScore, match="too few"):
+        value("contamination_split", scores_only([1.0, 2.0, 3.0, 4.0]))
 
 
 @SEEDS
