@@ -3,8 +3,9 @@
 Where a gap sets some images apart, they are counted (the threshold of Otsu, 1979). Elsewhere the anomalies
 only show in the shape: they lie far from half of all images and pull the mean away from where most of them
 are. How far depends on how alike the normals are among themselves, so no threshold is right everywhere. A
-Gaussian process (Rasmussen & Williams, 2006, ch. 2), learned from target sets of digits of known contamination,
-gives the estimate and how sure it is of it; on a shape unlike all of them it falls back to their mean.
+Gaussian process (Rasmussen & Williams, 2006, ch. 2), learned from target sets of digits of known
+contamination, gives the estimate and how sure it is of it; on a shape unlike all of them it falls back to
+their mean.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ def add(sweep, name, units, chosen, default=DEFAULT, compact=PUBLISHED_5, rho=0.
             "default": key.get(json.dumps(default)),
             "kept_default": chosen == default,
             "reason": "because",
+            "explanation": ["because"],
             "trust": trust,
             "win_share": 1.0,
             "compactness_pick": key.get(json.dumps(compact)),
