@@ -100,7 +100,10 @@ def test_every_unit_gets_a_whole_record(
         epochs = configuration.method.epochs if configuration.method else 0
         assert [entry["epoch"] for entry in record.epochs] == list(range(1, epochs + 1))
         names = ("effective_rank", "score_variation")
-        assert set(record.diagnostics) == {f"{name}{end}" for name in names for end in ("", "_initial")}
+        expected = {f"{name}{end}" for name in names for end in ("", "_initial")}
+        if uses:
+            expected |= {"contamination", "contamination_low", "contamination_high"}
+        assert set(record.diagnostics) == expected
         ledger.write(record)
         stored = ledger.read(member.key)
         assert stored is not None and equal(stored, record)
