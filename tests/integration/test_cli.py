@@ -237,6 +237,7 @@ COMMANDS = {
     "retry": "failed units",
     "sync": "MLflow",
     "select": "without labels",
+    "rescore": "proxies.parquet",
     "report": "report.html",
     "export": "write and register them",
     "score": "Score every image of a folder",
