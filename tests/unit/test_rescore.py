@@ -99,14 +99,14 @@ def test_consensus_counts_the_peers_of_one_setting_and_seed_that_used_no_label(t
 
 
 def test_an_undefined_proxy_and_an_unfinished_unit_have_no_row(tmp_path: Path) -> None:
-    whole, without = record(flat(k=2)), record(flat(k=3), pseudo=np.empty(0, dtype=np.float32), stage_a={})
+    whole, without = record(flat(k=2)), record(flat(k=3), source_val=np.zeros(9), stage_a={})
     failed = record(flat(k=4), state="failed", target_sel=np.empty(0, dtype=np.float32))
     found = rescored(write(tmp_path, whole, without, failed))
     assert failed.key not in {key for key, _ in found}
     missing = {proxy for key, proxy in found if key == whole.key} - {
         proxy for key, proxy in found if key == without.key
     }
-    assert missing == {"pseudo_auc", *STAGE_A}
+    assert missing == {"bridge", *STAGE_A}
 
 
 def test_named_proxies_alone(tmp_path: Path) -> None:
