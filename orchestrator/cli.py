@@ -176,6 +176,20 @@ def select(folder: SweepFolder) -> None:
 
 @app.command()
 @_reports_errors
+def rescore(
+    folder: SweepFolder,
+    proxy: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A proxy, e.g. tail_separation; default: all.")
+    ] = None,
+) -> None:
+    """Compute the proxies of every finished unit again, without training; writes proxies.parquet."""
+    from orchestrator.rescore import rescore as rescore_folder
+
+    rescore_folder(folder, proxy or [], console)
+
+
+@app.command()
+@_reports_errors
 def report(folder: SweepFolder) -> None:
     """Open the labels once, after the choice, and write the table and report.html."""
     from orchestrator.pipeline import load_folder, make_report

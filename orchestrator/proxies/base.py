@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -89,6 +89,15 @@ class FeatureEvidence:
         """(m,) group whose centroid is nearest to each T_sel image; 0 marks D_sel."""
         squared = np.square(self.centroids).sum(axis=1) - 2 * self.target_sel @ self.centroids.T
         return np.asarray(squared.argmin(axis=1))
+
+    def judging(
+        self, assignment: Assignment, cluster: Callable[[np.ndarray, np.random.Generator], Assignment]
+    ) -> FeatureEvidence:
+        """Evidence of another trusted set in the same features, whose principal directions are kept."""
+        other = replace(self, assignment=assignment, cluster=cluster)
+        # Where a cached property keeps its value: one decomposition serves all trusted sets.
+        vars(other)["_coordinates"] = self._coordinates
+        return other
 
     def trusted_features(self) -> np.ndarray:
         """(n_1, d) features of D."""

@@ -7,6 +7,7 @@ r), its value for two independent sets of share r.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,6 +19,39 @@ from trainables.seeding import generator
 SUBSAMPLES = 20
 FRACTION = 0.7
 BOOTSTRAPS = 1000
+STABLE = 0.75
+"""Jaccard index from which Hennig takes a cluster for the same one."""
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """How D fares in resamples of T_fit.
+
+    Attributes:
+        overlaps: per subsample, 20 in all, the Jaccard index in [0, 1] of D and the trusted set found there.
+        dominance: P_boot(n_1 > n_2), share of 1,000 bootstraps in which D stays larger than every group.
+        share: r = n_1 / n of T_fit, below 1.
+    """
+
+    overlaps: tuple[float, ...]
+    dominance: float
+    share: float
+
+    @property
+    def overlap(self) -> float:
+        """J, the mean Jaccard index in [0, 1]."""
+        return float(np.mean(self.overlaps))
+
+    @property
+    def stable(self) -> int:
+        """In how many subsamples D was found again."""
+        return sum(overlap >= STABLE for overlap in self.overlaps)
+
+    @property
+    def corrected(self) -> float:
+        """(J - J0) / (1 - J0) x P_boot."""
+        chance = self.share / (2 - self.share)
+        return (self.overlap - chance) / (1 - chance) * self.dominance
 
 
 @PROXIES.register("dominant_stability")
@@ -37,12 +71,20 @@ class DominantStability(Proxy):
 
     def __call__(self, evidence: FeatureEvidence) -> float:
         """Return the corrected Jaccard index times P_boot."""
-        chance = evidence.share / (2 - evidence.share)
-        if chance == 1:
-            raise UndefinedScore("all target images are trusted, which is stable by definition")
-        rows = evidence.reduced(MAX_DIMENSIONS)
-        jaccard = np.mean([_jaccard(evidence, rows, draw) for draw in range(SUBSAMPLES)])
-        return float((jaccard - chance) / (1 - chance)) * _dominance(evidence)
+        return resample(evidence).corrected
+
+
+def resample(evidence: FeatureEvidence) -> Resamples:
+    """Look for D in 20 subsamples and 1,000 bootstraps.
+
+    Raises:
+        UndefinedScore: all is trusted, or the clusterer cannot run on a subsample.
+    """
+    if evidence.share == 1:
+        raise UndefinedScore("all target images are trusted, which is stable by definition")
+    rows = evidence.reduced(MAX_DIMENSIONS)
+    overlaps = tuple(_jaccard(evidence, rows, draw) for draw in range(SUBSAMPLES))
+    return Resamples(overlaps, _dominance(evidence), evidence.share)
 
 
 def _jaccard(evidence: FeatureEvidence, rows: np.ndarray, draw: int) -> float:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_TRUSTED = {"all": "all target images", "kmeans": "K-means", "spherical_kmeans": "spherical K-means"}
+_TRUSTED = {
+    "all": "all target images",
+    "gmm": "Gaussian mixture",
+    "hdbscan": "HDBSCAN",
+    "kmeans": "K-means",
+    "merged": "merged K-means",
+    "spherical_kmeans": "spherical K-means",
+}
 _SUPERVISION = {"source_only": "source only", "oracle": "true normals"}
 _TRAINING = {
     "identity": "no training",
@@ -52,7 +59,7 @@ def describe_trusted(config: Mapping[str, Any]) -> str:
     if config.get("k") is not None:
         words += f" K = {config['k']}"
     if config.get("keep") is not None:
-        words += f" {100 * float(config['keep']):.3g} %"
+        words += f"{' up to' if 'k' in config else ''} {100 * float(config['keep']):.3g} %"
     return words
 
 

@@ -237,6 +237,7 @@ COMMANDS = {
     "retry": "failed units",
     "sync": "MLflow",
     "select": "without labels",
+    "rescore": "proxies.parquet",
     "report": "report.html",
     "export": "write and register them",
     "score": "Score every image of a folder",
@@ -275,7 +276,8 @@ def test_choose_k_recommends_from_a_folder_of_images(
     options = ("--image-size", 32, "--max-k", 4, "--cache", cache)
     done = twofold_here("choose-k", images / "dark paper", *options)
     assert done.code == 0, done.output
-    assert "48 images" in done.message and "best K for K-means" in done.message
+    assert "48 images" in done.message and "dominant cluster's best" in done.message
+    assert "Trusted set:" in done.message and "Trust: low, because" in done.message
     assert "Plotly.newPlot" in (tmp_path / "choose_k.html").read_text()
     again = twofold_here("choose-k", images / "dark paper", *options)
     assert again.output == done.output

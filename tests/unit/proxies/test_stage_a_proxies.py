@@ -10,6 +10,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from orchestrator.proxies.base import PROXIES, FeatureEvidence, evaluate
+from orchestrator.proxies.dominant_stability import resample
 from trainables.clusterers.base import CLUSTERERS
 from trainables.errors import UndefinedScore
 from trainables.seeding import generator
@@ -116,6 +117,10 @@ def test_stability() -> None:
     assert value("dominant_stability", evidence) == pytest.approx(
         (np.mean(overlaps) - chance) / (1 - chance) * largest
     )
+    found = resample(evidence)
+    assert found.overlaps == pytest.approx(overlaps)
+    assert found.stable == np.sum(np.array(overlaps) >= 0.75)
+    assert (found.dominance, found.share) == pytest.approx((largest, share))
 
 
 def planted(share: float, guess: bool) -> FeatureEvidence:
@@ -139,6 +144,14 @@ def test_stability_is_one_when_found_again_and_zero_by_chance() -> None:
     assert value("dominant_stability", planted(0.8, guess=False)) == pytest.approx(1, abs=0.01)
     assert value("dominant_stability", planted(0.8, guess=True)) == pytest.approx(0, abs=0.1)
     assert value("dominant_stability", planted(0.4, guess=False)) < 0.1
+
+
+def test_another_trusted_set_in_the_same_features_keeps_their_directions() -> None:
+    first, second = make(3), make(2)
+    shared = first.judging(second.assignment, second.cluster)
+    assert shared._coordinates is first._coordinates
+    for name in ("compactness", "dominant_gap", "dominant_silhouette", "dominant_stability"):
+        assert value(name, shared) == value(name, second)
 
 
 def test_gap() -> None:

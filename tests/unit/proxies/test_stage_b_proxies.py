@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import kendalltau, skew
+from scipy.stats import entropy, kendalltau, skew
 
 from orchestrator.proxies.base import PROXIES, ScoreEvidence, evaluate, log_scores
 from orchestrator.proxies.consensus import consensus_sums
@@ -19,6 +19,7 @@ UNIT_FREE = [
     "bridge",
     "consensus",
     "contamination_split",
+    "entropy_stop",
     "excess_mass",
     "log_skewness",
     "mass_volume",
@@ -26,7 +27,7 @@ UNIT_FREE = [
     "score_variation",
     "tail_separation",
 ]
-POWER_FREE = [name for name in UNIT_FREE if name != "score_variation"]
+POWER_FREE = [name for name in UNIT_FREE if name not in ("entropy_stop", "score_variation")]
 
 
 def value(name: str, evidence: ScoreEvidence) -> float:
@@ -177,6 +178,22 @@ def test_moments(seed: int) -> None:
     scores = evidence.target_sel
     assert value("score_variation", evidence) == pytest.approx(scores.std() / scores.mean())
     assert value("log_skewness", evidence) == pytest.approx(skew(np.log(scores)))
+
+
+@SEEDS
+def test_entropy_stop(seed: int) -> None:
+    evidence = make(seed)
+    total = sum(evidence.target_sel)
+    shares = [score / total for score in evidence.target_sel]
+    assert value("entropy_stop", evidence) == pytest.approx(-entropy(shares))
+    assert value("entropy_stop", evidence) == pytest.approx(sum(u * np.log(u) for u in shares))
+
+
+def test_entropy_stop_from_all_equal_to_a_single_image() -> None:
+    """Few images with high scores are what is wanted, so the entropy counts negatively."""
+    assert value("entropy_stop", scores_only([3.0] * 8)) == pytest.approx(-np.log(8))
+    assert value("entropy_stop", scores_only([1.0] * 7 + [9.0])) > -np.log(8)
+    assert value("entropy_stop", scores_only([0.0] * 7 + [9.0])) == 0
 
 
 def mass_and_volume(scores: np.ndarray) -> list[tuple[float, float]]:
