@@ -65,7 +65,7 @@ class TrustedSet:
         proxies: proxy -> value, larger = better; an undefined one is absent.
         sizes: share of T_fit in the trusted set, then in each cluster that is left out, largest first.
         resamples: how it fares in resamples of T_fit; None where that is undefined.
-        rank: mean rank over the chooser's stage-A proxies, 0 = best .. 1 = worst.
+        rank: mean rank over the chooser's stage-A proxies that are defined, 0 = best .. 1 = worst.
     """
 
     config: dict[str, Any]
@@ -134,7 +134,9 @@ def rank_trusted_sets(target_fit: np.ndarray, target_sel: np.ndarray, max_k: int
     pool = ThreadPoolExecutor(os.cpu_count() or 1, initializer=threadpool_limits, initargs=(1,))
     with threadpool_limits(1), pool:
         found = list(pool.map(partial(_judge, _evidence(fit, sel)), configs))
-    ranks = mean_ranks([entry.proxies for entry in found], Chooser().stage_a)
+    # One that is defined nowhere, as without a source, would only press the ranks together.
+    names = [name for name in Chooser().stage_a if any(name in entry.proxies for entry in found)]
+    ranks = mean_ranks([entry.proxies for entry in found], names)
     ranked = [replace(entry, rank=float(rank)) for entry, rank in zip(found, ranks, strict=True)]
     return sorted(ranked, key=lambda entry: entry.rank)
 
