@@ -155,12 +155,15 @@ def candidates(max_k: int) -> list[dict[str, Any]]:
     return found
 
 
-def advise(ranked: Sequence[TrustedSet], images: int, contamination: Contamination | None) -> Advice:
+def advise(
+    ranked: Sequence[TrustedSet], images: int, judged: int, contamination: Contamination | None
+) -> Advice:
     """The K and the trusted set to use, and what speaks against them.
 
     Args:
         ranked: trusted sets, best first, those of all images and of the estimators among them.
         images: in the folder.
+        judged: of them, as ``judged_images`` says.
         contamination: estimated share of anomalies. Where it is given, the trusted set is the better ranked
             estimator of those that keep nearest to 1 - estimate - 0.05; otherwise it is the first.
     """
@@ -169,7 +172,7 @@ def advise(ranked: Sequence[TrustedSet], images: int, contamination: Contaminati
     trusted = ranked[0] if contamination is None else _keeping(ranked, 1 - contamination.estimate - MARGIN)
     return Advice(
         images=images,
-        judged=min(images, MAX_FIT + MAX_SEL),
+        judged=judged,
         ranked=tuple(ranked),
         best_k=best,
         next_k=second,
@@ -246,6 +249,11 @@ def _clusterer(config: dict[str, Any]) -> Clusterer:
     clusterer = Configuration.parse({**config, "alignment": "identity", "score": "knn"}).clusterer
     assert clusterer is not None
     return clusterer
+
+
+def judged_images(fit: int, sel: int) -> int:
+    """How many of so many images of T_fit and T_sel are judged."""
+    return min(fit, MAX_FIT) + min(sel, MAX_SEL)
 
 
 def _draw(features: np.ndarray, most: int, part: str) -> np.ndarray:
