@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.report.advice import ranking, sentences
 from orchestrator.report.choose_k_page import render_page
-from orchestrator.trusted_sets import PURPOSE, Contamination, advise, rank_trusted_sets
+from orchestrator.trusted_sets import PURPOSE, advise, judged_images, rank_trusted_sets
 from trainables.cache import ArrayCache, write_atomically
 from trainables.data.unlabelled import folder_domain
 from trainables.encoders.base import encode_domain
@@ -34,8 +34,8 @@ def recommend(
     features = encode_domain(domain, encoder, image_size, ArrayCache(cache))
     held_out = np.array([unit_interval(PURPOSE, image) >= FIT_SHARE for image in domain.ids])
     ranked = rank_trusted_sets(features[~held_out], features[held_out], max_k)
-    contamination: Contamination | None = None
-    advice = advise(ranked, len(domain.ids), contamination)
+    judged = judged_images(int((~held_out).sum()), int(held_out.sum()))
+    advice = advise(ranked, len(domain.ids), judged, contamination=None)
     console.print(ranking(advice))
     for sentence in sentences(advice):
         console.print(sentence, highlight=False, markup=False)

@@ -183,9 +183,10 @@ def rescore(
     ] = None,
 ) -> None:
     """Compute the proxies of every finished unit again, without training; writes proxies.parquet."""
+    from orchestrator.pipeline import load_folder
     from orchestrator.rescore import rescore as rescore_folder
 
-    rescore_folder(folder, proxy or [], console)
+    rescore_folder(load_folder(folder).folder, proxy or [], console)
 
 
 @app.command()
@@ -246,7 +247,7 @@ def choose_k(
     image_size: Annotated[int | None, typer.Option(help="Pixels; default: the encoder's own.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder of cached features.")] = Path("runs/cache"),
 ) -> None:
-    """Recommend K, and the share of images to trust, for a folder of images; no sweep needed."""
+    """Recommend K, and the images to trust, for a folder of images, and say why; writes choose_k.html."""
     from orchestrator.choose_k import recommend
 
     recommend(folder, encoder, max_k, image_size, cache, console)

@@ -65,7 +65,7 @@ class TrustedSet:
         proxies: proxy -> value, larger = better; an undefined one is absent.
         sizes: share of T_fit in the trusted set, then in each cluster that is left out, largest first.
         resamples: how it fares in resamples of T_fit; None where that is undefined.
-        rank: mean rank over the chooser's stage-A proxies, 0 = best .. 1 = worst.
+        rank: mean rank over the chooser's stage-A proxies that are defined, 0 = best .. 1 = worst.
     """
 
     config: dict[str, Any]
@@ -134,7 +134,9 @@ def rank_trusted_sets(target_fit: np.ndarray, target_sel: np.ndarray, max_k: int
     pool = ThreadPoolExecutor(os.cpu_count() or 1, initializer=threadpool_limits, initargs=(1,))
     with threadpool_limits(1), pool:
         found = list(pool.map(partial(_judge, _evidence(fit, sel)), configs))
-    ranks = mean_ranks([entry.proxies for entry in found], Chooser().stage_a)
+    # One that is defined nowhere, as without a source, would only press the ranks together.
+    names = [name for name in Chooser().stage_a if any(name in entry.proxies for entry in found)]
+    ranks = mean_ranks([entry.proxies for entry in found], names)
     ranked = [replace(entry, rank=float(rank)) for entry, rank in zip(found, ranks, strict=True)]
     return sorted(ranked, key=lambda entry: entry.rank)
 
@@ -153,12 +155,15 @@ def candidates(max_k: int) -> list[dict[str, Any]]:
     return found
 
 
-def advise(ranked: Sequence[TrustedSet], images: int, contamination: Contamination | None) -> Advice:
+def advise(
+    ranked: Sequence[TrustedSet], images: int, judged: int, contamination: Contamination | None
+) -> Advice:
     """The K and the trusted set to use, and what speaks against them.
 
     Args:
         ranked: trusted sets, best first, those of all images and of the estimators among them.
         images: in the folder.
+        judged: of them, as ``judged_images`` says.
         contamination: estimated share of anomalies. Where it is given, the trusted set is the better ranked
             estimator of those that keep nearest to 1 - estimate - 0.05; otherwise it is the first.
     """
@@ -167,7 +172,7 @@ def advise(ranked: Sequence[TrustedSet], images: int, contamination: Contaminati
     trusted = ranked[0] if contamination is None else _keeping(ranked, 1 - contamination.estimate - MARGIN)
     return Advice(
         images=images,
-        judged=min(images, MAX_FIT + MAX_SEL),
+        judged=judged,
         ranked=tuple(ranked),
         best_k=best,
         next_k=second,
@@ -244,6 +249,11 @@ def _clusterer(config: dict[str, Any]) -> Clusterer:
     clusterer = Configuration.parse({**config, "alignment": "identity", "score": "knn"}).clusterer
     assert clusterer is not None
     return clusterer
+
+
+def judged_images(fit: int, sel: int) -> int:
+    """How many of so many images of T_fit and T_sel are judged."""
+    return min(fit, MAX_FIT) + min(sel, MAX_SEL)
 
 
 def _draw(features: np.ndarray, most: int, part: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from harness import (
     twofold_here,
     write_space,
 )
+
+from orchestrator.ledger import read_units
 
 Damage = Callable[[Path], Path]
 
@@ -177,12 +180,12 @@ def test_a_sweep_file_that_is_none_is_refused(text: str | None, parts: list[str]
         refused(twofold_here(command, path), str(path), *parts)
 
 
-@pytest.mark.parametrize("command", ["select", "report", "sync", "retry"])
+@pytest.mark.parametrize("command", ["select", "rescore", "report", "sync", "retry"])
 def test_a_folder_without_a_sweep_is_refused(command: str, tmp_path: Path) -> None:
     refused(twofold_here(command, tmp_path / "none"), str(tmp_path / "none"), "run `twofold sweep` first")
 
 
-@pytest.mark.parametrize("command", ["select", "report"])
+@pytest.mark.parametrize("command", ["select", "rescore", "report"])
 def test_a_sweep_without_results_is_refused(command: str, space: Path) -> None:
     assert twofold_here("plan", space, "--no-pilot").code == 0
     folder = space.parent / "shapes"
@@ -296,6 +299,20 @@ def test_choose_k_refuses_what_it_cannot_use(
 ) -> None:
     given = [argument.format(images=images) for argument in arguments]
     refused(twofold_here("choose-k", *given, "--image-size", 32, "--cache", tmp_path / "cache"), *parts)
+
+
+def test_proxies_are_computed_again_from_the_records(swept: Sweep, tmp_path: Path) -> None:
+    folder = shutil.copytree(swept.folder, tmp_path / "sweep")
+    done = twofold_here("rescore", folder)
+    assert done.code == 0 and "tail separation" in done.output and "proxies.parquet" in done.message
+    found = {(row["key"], row["proxy"]): row["value"] for row in read_units(folder / "proxies.parquet")}
+    for choice in json.loads((folder / "selection.json").read_text())["choices"]:
+        for entry in choice["ranking"]:
+            for proxy, value in entry["proxies"].items():
+                assert found[entry["key"], proxy] == pytest.approx(value), proxy
+    assert twofold_here("rescore", folder, "--proxy", "bridge").code == 0
+    assert {row["proxy"] for row in read_units(folder / "proxies.parquet")} == {"bridge"}
+    refused(twofold_here("rescore", folder, "--proxy", "bridges"), "unknown proxy", "Did you mean 'bridge'?")
 
 
 def test_a_cluster_that_does_not_answer_is_refused(space: Path) -> None:

@@ -114,6 +114,11 @@ def test_as_many_clusters_as_images() -> None:
     assert sorted(ks(ranked((4, 2), (3, 2), 6))) == list(range(1, 7))
 
 
+@pytest.mark.parametrize(("fit", "sel", "judged"), [(700, 300, 1000), (1010, 390, 1390), (3500, 1500, 1430)])
+def test_how_many_are_judged(fit: int, sel: int, judged: int) -> None:
+    assert trusted_sets.judged_images(fit, sel) == judged
+
+
 @dataclass(frozen=True)
 class Estimate:
     estimate: float
@@ -140,7 +145,7 @@ ESTIMATORS = [
 
 def advised(*entries: TrustedSet, images: int = 500, contamination: Estimate | None = None) -> Any:
     ordered = sorted([*entries, ALL, *ESTIMATORS], key=lambda entry: entry.rank)
-    return advise(ordered, images, contamination)
+    return advise(ordered, images, images, contamination)
 
 
 def test_without_an_estimate_the_first_is_advised() -> None:

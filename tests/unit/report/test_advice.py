@@ -42,7 +42,7 @@ MANY = [entry(0.07, (0.6, 0.4), 20, clusterer="merged", k=k, keep=0.7) for k in 
 
 
 def advised(*entries: TrustedSet, contamination: Estimate | None = None, images: int = 500) -> Advice:
-    return advise(sorted(entries, key=lambda each: each.rank), images, contamination)
+    return advise(sorted(entries, key=lambda each: each.rank), images, min(images, 1430), contamination)
 
 
 def test_the_choice_in_words() -> None:
