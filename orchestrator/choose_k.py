@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from orchestrator.contamination import estimate_contamination
 from orchestrator.report.advice import ranking, sentences
 from orchestrator.report.choose_k_page import render_page
 from orchestrator.trusted_sets import PURPOSE, advise, judged_images, rank_trusted_sets
 from trainables.cache import ArrayCache, write_atomically
 from trainables.data.unlabelled import folder_domain
 from trainables.encoders.base import encode_domain
+from trainables.errors import UndefinedScore
 from trainables.memory import keep_freed_memory
 from trainables.seeding import unit_interval
 
@@ -35,7 +37,11 @@ def recommend(
     held_out = np.array([unit_interval(PURPOSE, image) >= FIT_SHARE for image in domain.ids])
     ranked = rank_trusted_sets(features[~held_out], features[held_out], max_k)
     judged = judged_images(int((~held_out).sum()), int(held_out.sum()))
-    advice = advise(ranked, len(domain.ids), judged, contamination=None)
+    try:
+        contamination = estimate_contamination(features, PURPOSE)
+    except UndefinedScore:
+        contamination = None
+    advice = advise(ranked, len(domain.ids), judged, contamination)
     console.print(ranking(advice))
     for sentence in sentences(advice):
         console.print(sentence, highlight=False, markup=False)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -21,6 +21,7 @@ from trainables.clusterers.base import Clusterer
 from trainables.configuration import Configuration
 from trainables.errors import TwofoldError, UndefinedScore
 from trainables.seeding import generator
+from trainables.types import Contamination
 
 PURPOSE = "choose-k"
 MAX_FIT, MAX_SEL = 1000, 430
@@ -38,22 +39,6 @@ APART = 0.25
 WIDE = 0.2
 """Width of the interval of the contamination from which it says little."""
 FEW_IMAGES = 100
-
-
-class Contamination(Protocol):
-    """Estimated share of anomalies among the target images, in [0, 1], and its interval."""
-
-    @property
-    def estimate(self) -> float:
-        """The most likely share."""
-
-    @property
-    def low(self) -> float:
-        """Lower end of the interval."""
-
-    @property
-    def high(self) -> float:
-        """Upper end of the interval."""
 
 
 @dataclass(frozen=True)

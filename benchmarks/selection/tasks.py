@@ -23,6 +23,7 @@ from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
 from benchmarks.selection.measures import aurocs, noise_ceiling
+from orchestrator.contamination import estimate_contamination
 from orchestrator.ledger import UnitRecord
 from orchestrator.pipeline import load_folder
 from orchestrator.plan import default_configuration
@@ -34,11 +35,6 @@ from trainables.encoders.base import encode_domain
 from trainables.errors import TwofoldError
 from trainables.seeding import canonical_json, generator
 from trainables.types import Setting
-
-try:  # SEAM: until the chooser is told a contamination. Delete this and the first branch of `_choose`.
-    from orchestrator.contamination import estimate_contamination
-except ImportError:
-    estimate_contamination = None
 
 Config = Mapping[str, Any]
 
@@ -57,8 +53,8 @@ class Judged:
         chosen: position of the choice.
         ensemble: AUROC of the mean of the test ranks of the choice's first few.
         ceiling: AUROC of what half of the test labels would pick, judged on the other half.
-        confidence: of the choice, larger = more; None where the chooser gives none.
-        estimate: of the contamination, with ``low`` and ``high``; None where the chooser makes none.
+        confidence: of the choice, larger = more.
+        estimate: of the contamination, with ``low`` and ``high``.
     """
 
     dataset: str
@@ -77,8 +73,8 @@ class Judged:
     trust: str
     ensemble: float
     ceiling: float
-    confidence: float | None
-    estimate: Mapping[str, float] | None
+    confidence: float
+    estimate: Mapping[str, float]
 
     @property
     def pair(self) -> str:
@@ -169,8 +165,6 @@ def judge_setting(folder: Path, setting: Setting) -> dict[str, Judged]:
 def _choose(
     folder: Path, setting: Setting, candidates: Sequence[Candidate], default: Config, chooser: Chooser
 ) -> dict[str, Any]:
-    if estimate_contamination is None:
-        return choose(candidates, default, chooser)
     estimate = estimate_contamination(unlabelled_features(folder, setting, default["encoder"]), setting.key)
     return choose(candidates, default, chooser, estimate)
 
@@ -223,14 +217,14 @@ def _judged(
         default=configs.index(wanted) if wanted in configs else None,
         auroc=np.array([np.mean([_aurocs(folder)[r.key] for r in c.records]) for c in candidates]),
         proxies=_proxies([_values(c, ranked[c.key]["proxies"]) for c in candidates]),
-        ranking=-np.array([ranked[c.key]["rank"] for c in candidates]),
+        ranking=np.array([ranked[c.key]["value"] for c in candidates]),
         chosen=position[choice["chosen"]],
         kept_default=choice["kept_default"],
         trust=choice["trust"],
         ensemble=float(aurocs(team.mean(axis=0, keepdims=True), anomalous)[0]),
         ceiling=noise_ceiling(test, anomalous, generator("noise ceiling", setting.key)),
-        confidence=choice.get("confidence"),
-        estimate=choice.get("contamination"),
+        confidence=choice["confidence"],
+        estimate=choice["contamination"],
     )
 
 

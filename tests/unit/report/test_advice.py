@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,13 +14,7 @@ from orchestrator.proxies.dominant_stability import Resamples
 from orchestrator.report.advice import decimals, ranking, sentences
 from orchestrator.report.choose_k_page import render_page
 from orchestrator.trusted_sets import Advice, TrustedSet, advise
-
-
-@dataclass(frozen=True)
-class Estimate:
-    estimate: float
-    low: float
-    high: float
+from trainables.types import Contamination
 
 
 def entry(rank: float, sizes: tuple[float, ...], stable: int | None, **config: Any) -> TrustedSet:
@@ -41,12 +34,12 @@ OTHERS = [entry(0.05, (0.6, 0.4), 20, clusterer="trimmed", keep=keep) for keep i
 MANY = [entry(0.07, (0.6, 0.4), 20, clusterer="merged", k=k, keep=0.7) for k in range(2, 9)]
 
 
-def advised(*entries: TrustedSet, contamination: Estimate | None = None, images: int = 500) -> Advice:
+def advised(*entries: TrustedSet, contamination: Contamination | None = None, images: int = 500) -> Advice:
     return advise(sorted(entries, key=lambda each: each.rank), images, min(images, 1430), contamination)
 
 
 def test_the_choice_in_words() -> None:
-    advice = advised(SIX, FOUR, ALL, DENSITY, contamination=Estimate(0.12, 0.05, 0.2))
+    advice = advised(SIX, FOUR, ALL, DENSITY, contamination=Contamination(0.12, 0.05, 0.2))
     assert sentences(advice) == [
         "K = 6 is the dominant cluster's best: stable in 18 of 20 resamples (mean overlap 0.91), "
         "runner-up K = 4.",
@@ -82,7 +75,7 @@ def test_decimals(value: float | None, text: str) -> None:
 
 def test_the_table_holds_the_best_and_what_is_recommended() -> None:
     text = io.StringIO()
-    advice = advised(SIX, FOUR, ALL, DENSITY, *OTHERS, *MANY, contamination=Estimate(0.15, 0.1, 0.2))
+    advice = advised(SIX, FOUR, ALL, DENSITY, *OTHERS, *MANY, contamination=Contamination(0.15, 0.1, 0.2))
     Console(file=text, width=110).print(ranking(advice))
     rows = [line for line in text.getvalue().splitlines() if line.startswith("│")]
     assert len(rows) == 10
