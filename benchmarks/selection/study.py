@@ -30,6 +30,8 @@ from trainables.errors import TwofoldError
 HERE = Path(__file__).parent
 TWOFOLD = Path(sys.executable).with_name("twofold")
 VERSIONS = ("torch", "timm", "scikit-learn")
+FROZEN_ON = "digits"
+"""Dataset that the constants of ``Chooser`` were set on."""
 DIGITS = ("typeset", "mnist", "optdigits")
 PACS = ("photo", "art_painting", "sketch")
 
@@ -159,6 +161,8 @@ def _limits(sweeps: Sequence[Sweep]) -> str:
     lines = [
         f"- training seeds per configuration: {tables.listed(seeds)}; split seeds: {tables.listed(splits)}."
         + (" With one setting per class the lowest level of the bootstrap cannot vary." * (len(splits) == 1)),
+        f"- the constants of the choice, and what its contamination estimate learned from, come from "
+        f"{FROZEN_ON}: only the other datasets test them.",
         f"- settings in which the default did not finish: {sum(s.default is None for s in settings)}.",
         *(
             f"- {key}: {tables.listed(_values(settings, key))}."

@@ -384,7 +384,7 @@ def test_the_report_has_every_part_and_names_every_opponent(
         ]
         sweeps.append(Sweep(dataset, dict.fromkeys(GRIDS, settings), environment, {"done": 72}, [0]))
     compared = [one for grid in GRIDS for sweep in sweeps for one in study.compare_sweep(sweeps, sweep, grid)]
-    pictures = study.plots.draw_all({s.name: s.grids["full"] for s in sweeps}, compared, tmp_path)
+    pictures = study.plots.draw_all({s.name: s.grids["full"] for s in sweeps}, compared[:2], tmp_path)
     text = study.document(sweeps, compared, pictures)
     assert len(compared) == 8 and text.count("paired tests") == 4 and not re.search(r"\bnan\b", text)
     for name in (
