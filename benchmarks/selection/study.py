@@ -197,8 +197,8 @@ How to read it:
 - `{ELSEWHERE}, told ρ` looks only at settings of the same contamination; `{HINDSIGHT}` needs the labels.
 - Controls, which must lose: the largest {controls}.
 - Paired tests are two-sided Wilcoxon signed-rank tests (Pratt) over the settings of one contamination, with
-  Holm's correction over the rows of a column. Settings of one pair share images, which these tests do not
-  know and the bootstrap does."""
+  Holm's correction over the rows of a column. Settings of one pair share images, which the bootstrap
+  allows for and these tests do not; pairs with one target share them too, which neither does."""
 
 
 def main(arguments: list[str] | None = None) -> int:
