@@ -30,6 +30,8 @@ from trainables.errors import TwofoldError
 HERE = Path(__file__).parent
 TWOFOLD = Path(sys.executable).with_name("twofold")
 VERSIONS = ("torch", "timm", "scikit-learn")
+FROZEN_ON = "digits"
+"""Dataset that the constants of ``Chooser`` were set on."""
 DIGITS = ("typeset", "mnist", "optdigits")
 PACS = ("photo", "art_painting", "sketch")
 
@@ -159,6 +161,8 @@ def _limits(sweeps: Sequence[Sweep]) -> str:
     lines = [
         f"- training seeds per configuration: {tables.listed(seeds)}; split seeds: {tables.listed(splits)}."
         + (" With one setting per class the lowest level of the bootstrap cannot vary." * (len(splits) == 1)),
+        f"- the constants of the choice, and what its contamination estimate learned from, come from "
+        f"{FROZEN_ON}: only the other datasets test them.",
         f"- settings in which the default did not finish: {sum(s.default is None for s in settings)}.",
         *(
             f"- {key}: {tables.listed(_values(settings, key))}."
@@ -193,8 +197,8 @@ How to read it:
 - `{ELSEWHERE}, told ρ` looks only at settings of the same contamination; `{HINDSIGHT}` needs the labels.
 - Controls, which must lose: the largest {controls}.
 - Paired tests are two-sided Wilcoxon signed-rank tests (Pratt) over the settings of one contamination, with
-  Holm's correction over the rows of a column. Settings of one pair share images, which these tests do not
-  know and the bootstrap does."""
+  Holm's correction over the rows of a column. Settings of one pair share images, which the bootstrap
+  allows for and these tests do not; pairs with one target share them too, which neither does."""
 
 
 def main(arguments: list[str] | None = None) -> int:

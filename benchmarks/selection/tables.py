@@ -65,7 +65,7 @@ def _verdict(one: Compared) -> str:
     single = [name for name in (*proxy_names("A"), *proxy_names("B")) if one.measured[name].gap > mine.gap]
     fixed = [name for name in UNTOLD if name in one.measured and one.measured[name].gap > mine.gap]
     return (
-        f"- {one.grid}, {one.title}: regret {mine.regret:.2f} points (oracle of half the test labels: "
+        f"- {one.grid}, {one.title}: regret {mine.regret:.2f} points (noise ceiling: "
         f"{one.measured['noise ceiling'].regret:.2f}). Above the choice by mean AUROC: of the single proxies "
         f"{listed([f'`{name}`' for name in single]) or 'none'}; "
         f"of the fixed opponents {listed(fixed) or 'none'}."

@@ -106,19 +106,17 @@ class Sweep:
 
 
 def _is_small(config: Config) -> bool:
-    """The 140 of the first measurements, and the fine-tuned last stage, by canonical configuration."""
+    """The 140 of the first measurements, and the fine-tuned last stage."""
     if config.get("finetune") == "last_stage":
         return True
     # What needs no target counts once, as source-only.
     trusted = (config.get("clusterer"), config.get("keep"), config.get("k"))
-    known = trusted in _SMALL_TRUSTED or config["supervision"] == "source_only"
-    return known and config["score"] != "mahalanobis"
+    held = trusted in _SMALL_TRUSTED or config["supervision"] == "source_only"
+    return held and config["score"] != "mahalanobis"
 
 
 _SMALL_TRUSTED = {
-    ("all", None, None),
-    *(("trimmed", keep, None) for keep in (0.6, 0.8)),
-    ("density", 0.6, None),
+    *(("all", None, None), ("density", 0.6, None), ("trimmed", 0.6, None), ("trimmed", 0.8, None)),
     *(("kmeans", None, k) for k in (2, 5, 10)),
 }
 GRIDS: dict[str, Callable[[Config], bool]] = {"full": lambda config: True, "140 + last stage": _is_small}
@@ -157,16 +155,11 @@ def judge_setting(folder: Path, setting: Setting) -> dict[str, Judged]:
     grids = {name: [c for c in candidates if holds(c.config)] for name, holds in GRIDS.items()}
     # Products of small matrices: many threads would wait for each other for longer than they compute.
     with threadpool_limits(1):
-        choices = {n: _choose(folder, setting, held, default, chooser) for n, held in grids.items()}
+        # The records have the encoder's estimate; this one also does for sweeps from before there was one.
+        rho = estimate_contamination(unlabelled_features(folder, setting, default["encoder"]), setting.key)
+        choices = {n: choose(held, default, chooser, rho) for n, held in grids.items()}
     anomalous = _anomalous(folder, setting)
     return {n: _judged(folder, setting, held, default, choices[n], anomalous) for n, held in grids.items()}
-
-
-def _choose(
-    folder: Path, setting: Setting, candidates: Sequence[Candidate], default: Config, chooser: Chooser
-) -> dict[str, Any]:
-    estimate = estimate_contamination(unlabelled_features(folder, setting, default["encoder"]), setting.key)
-    return choose(candidates, default, chooser, estimate)
 
 
 def unlabelled_features(folder: Path, setting: Setting, encoder: str) -> np.ndarray:
@@ -205,7 +198,8 @@ def _judged(
     anomalous: np.ndarray,
 ) -> Judged:
     position = {candidate.key: i for i, candidate in enumerate(candidates)}
-    ranked = {entry["key"]: entry for entry in choice["ranking"]}
+    stage_b = {entry["key"]: entry["proxies"] for entry in choice["ranking"]}
+    place = {entry["key"]: i for i, entry in enumerate(choice["ranking"])}  # best first
     configs = tuple(canonical_json(candidate.config) for candidate in candidates)
     wanted = canonical_json(dict(default))
     # The first seed stands for a configuration where scores, not AUROC, are combined.
@@ -216,8 +210,8 @@ def _judged(
         configs=configs,
         default=configs.index(wanted) if wanted in configs else None,
         auroc=np.array([np.mean([_aurocs(folder)[r.key] for r in c.records]) for c in candidates]),
-        proxies=_proxies([_values(c, ranked[c.key]["proxies"]) for c in candidates]),
-        ranking=np.array([ranked[c.key]["value"] for c in candidates]),
+        proxies=_proxies([_values(c, stage_b[c.key]) for c in candidates]),
+        ranking=-np.array([place[c.key] for c in candidates], dtype=float),
         chosen=position[choice["chosen"]],
         kept_default=choice["kept_default"],
         trust=choice["trust"],

@@ -380,11 +380,11 @@ def test_the_report_has_every_part_and_names_every_opponent(
             judged(
                 rng.uniform(60, 95, 6), dataset, source, name, rho, confidence=rng.random(), estimate=estimate
             )
-            for source, name, rho in itertools.product("ab", "012", (0.1, 0.3))
+            for source, name, rho in itertools.product("ab", "0", (0.1, 0.3))
         ]
         sweeps.append(Sweep(dataset, dict.fromkeys(GRIDS, settings), environment, {"done": 72}, [0]))
     compared = [one for grid in GRIDS for sweep in sweeps for one in study.compare_sweep(sweeps, sweep, grid)]
-    pictures = study.plots.draw_all({s.name: s.grids["full"] for s in sweeps}, compared, tmp_path)
+    pictures = study.plots.draw_all({s.name: s.grids["full"] for s in sweeps}, compared[:2], tmp_path)
     text = study.document(sweeps, compared, pictures)
     assert len(compared) == 8 and text.count("paired tests") == 4 and not re.search(r"\bnan\b", text)
     for name in (
@@ -394,8 +394,8 @@ def test_the_report_has_every_part_and_names_every_opponent(
         "| pacs | 0.3 | t |",
     ):
         assert name.removeprefix("control: ") in text
-    assert "| digits | 0.1 | all | 6 | 15.0 | 5.0 | +5.0 | 100% |" in text
-    assert "| digits | 0.3 | all | 6 | 15.0 | 15.0 | -15.0 | 0% |" in text
+    assert "| digits | 0.1 | all | 2 | 15.0 | 5.0 | +5.0 | 100% |" in text
+    assert "| digits | 0.3 | all | 2 | 15.0 | 15.0 | -15.0 | 0% |" in text
     assert all(
         (tmp_path / name).stat().st_size for name in ("proxy_by_k.png", "regret.png", "gap_closed.png")
     )
