@@ -245,8 +245,8 @@ def contamination_of(choice: Mapping[str, Any]) -> Contamination:
         TwofoldError: it holds none.
     """
     try:
-        return Contamination(**choice["contamination"])
-    except (KeyError, TypeError) as error:
+        return Contamination(*(float(choice["contamination"][name]) for name in ("estimate", "low", "high")))
+    except (KeyError, TypeError, ValueError) as error:
         raise TwofoldError(
             "selection.json has no contamination estimate, which the threshold is made from; "
             "`twofold select` writes it again"

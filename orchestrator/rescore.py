@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from orchestrator.contamination import mean_contamination
 from orchestrator.ledger import UnitRecord, read_by_setting
-from orchestrator.objective import record_objective
+from orchestrator.objective import objective_value, score_evidence
 from orchestrator.proxies.base import PROXIES
 from orchestrator.proxies.consensus import Consensus, consensus_sums
 from orchestrator.report.words import proxy_words
@@ -97,6 +98,7 @@ def setting_values(records: Sequence[UnitRecord], wanted: dict[str, str]) -> lis
         wanted: proxy -> its stage, A or B.
     """
     agreement = _agreement(records) if Consensus.name in wanted else {}
+    rho = mean_contamination(record.diagnostics for record in records).estimate
     rows = []
     for record in records:
         for name, stage in wanted.items():
@@ -105,7 +107,8 @@ def setting_values(records: Sequence[UnitRecord], wanted: dict[str, str]) -> lis
             elif name == Consensus.name:
                 value = agreement.get(record.key)
             else:
-                value = record_objective(name, record)
+                evidence = score_evidence(record, np.arange(len(record.target_sel)), rho)
+                value = objective_value(name, evidence)
             if value is not None:
                 rows.append(Value(record.key, record.setting, name, stage, value))
     return rows

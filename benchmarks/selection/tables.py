@@ -139,9 +139,7 @@ def trust(members: Sequence[Compared]) -> str:
 
 
 def _halves(settings: Sequence[Judged], regret: np.ndarray) -> list[str]:
-    known = [setting.confidence for setting in settings if setting.confidence is not None]
-    if len(known) < len(settings):
-        return ["–"] * 3
+    known = [setting.confidence for setting in settings]
     high = np.array(known) > np.median(known)
     low_regret, high_regret = regret[~high], regret[high]
     ratio = low_regret.mean() / high_regret.mean() if high.any() and high_regret.mean() > 0 else np.nan
@@ -165,11 +163,8 @@ def narrow(members: Sequence[Compared]) -> str:
 
 def contamination(settings: Sequence[Judged]) -> str:
     """Error of the estimated contamination, in percentage points, by contamination and target."""
-    known = [setting for setting in settings if setting.estimate is not None]
-    if not known:
-        return "The chooser that made these choices estimates no contamination."
     groups: dict[tuple[str, str, str], list[Judged]] = {}
-    for s in known:
+    for s in settings:
         for target in (s.target, "all"):
             groups.setdefault((s.dataset, f"{s.contamination:g}", target), []).append(s)
     rows = [[*group, *_errors(members)] for group, members in sorted(groups.items())]

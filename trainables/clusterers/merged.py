@@ -18,8 +18,7 @@ class Merged(KMeans):
     all of them, which is how K-means alone loses coverage.
     """
 
-    k: int = Field(10, ge=1, description="number of clusters K")
-    keep: float = Field(0.7, gt=0, le=1, description="share of the target set that is trusted")
+    keep: float = Field(0.6, gt=0, le=1, description="share of the target set that is trusted")
 
     @property
     def trusts_all(self) -> bool:
