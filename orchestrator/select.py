@@ -2,7 +2,7 @@
 
 The value of a configuration is what its choices were worth on digits at the estimated contamination, plus
 what the evidence on these images adds: the rank of its trusted set by stage A, from frozen features, and of
-its scores on T_sel by stage B. The default configuration is left only when the lead of another one holds in
+its scores on T_sel by stage B. The default configuration is left only when another one clearly leads it in
 most bootstrap resamples of T_sel.
 """
 
@@ -45,7 +45,9 @@ class Chooser:
         evidence: proxy -> points of AUROC between the first and the last of its ranking.
         stage_a: proxies whose mean rank orders the trusted sets in the explanation; nothing is chosen by it.
         bootstraps: resamples of T_sel.
-        convinced: share of resamples in which another configuration must lead the default to replace it.
+        margin: lead over the default, in points, that counts. The worth is that of kinds of configurations
+            and does not tell near ones apart.
+        convinced: share of resamples in which another configuration must lead so to replace the default.
         doubtful, clear: tail of the chosen scores below which trust is low, and from which it is high.
         min_rank: gate, least effective rank of the embeddings relative to that before training.
         min_variation: gate, least score variation relative to that before training.
@@ -61,6 +63,7 @@ class Chooser:
     )
     stage_a: tuple[str, ...] = ("dominant_stability", "dominant_gap")
     bootstraps: int = 20
+    margin: float = 2.0
     convinced: float = 0.8
     doubtful: float = 2.3
     clear: float = 3.3
@@ -103,7 +106,7 @@ class Ranking:
         proxies: per candidate, stage-B proxy -> value; an undefined one is absent.
         worth: (u,) expected points relative to the best of a grid, before the evidence.
         values: (u,) worth and evidence together, in points; larger = better.
-        wins: (u,) share of bootstrap resamples in which the candidate's value is above that of the default.
+        wins: (u,) share of bootstrap resamples in which the candidate clearly leads the default.
     """
 
     proxies: list[dict[str, float]]
@@ -118,7 +121,7 @@ class Verdict:
 
     Attributes:
         chosen: position of the candidate.
-        share: share of resamples in which the leader of the race is above the default.
+        share: share of resamples in which the leader of the race clearly leads the default.
         reason: one sentence.
     """
 
@@ -306,7 +309,7 @@ def _rank(
     for _ in range(0 if default is None else chooser.bootstraps):
         sample = np.sort(draws.choice(every, size=len(every), replace=True))
         resampled = value(_score_proxies(candidates, sample, used, contamination, {}))
-        wins += resampled > resampled[default]
+        wins += resampled - resampled[default] > chooser.margin
     return Ranking(proxies, before, value(proxies), wins / chooser.bootstraps)
 
 
@@ -413,11 +416,15 @@ def _decide(
     share = float(ranking.wins[leader])
     if share >= chooser.convinced:
         lead = ranking.values[leader] - ranking.values[default]
-        reason = f"first by value, {lead:.1f} points above the default, and above it in {share:.0%} of the "
-        return Verdict(leader, share, f"{reason}resamples of T_sel")
+        reason = (
+            f"first by value, {lead:.1f} points above the default, and more than {chooser.margin:g} in "
+            f"{share:.0%} of the resamples of T_sel"
+        )
+        return Verdict(leader, share, reason)
     reason = (
-        f"the default is kept: {describe(candidates[leader].config)} ranks first, but is above it in only "
-        f"{share:.0%} of the resamples of T_sel, and {chooser.convinced:.0%} are asked for"
+        f"the default is kept: {describe(candidates[leader].config)} ranks first, but leads it by "
+        f"{chooser.margin:g} points in only {share:.0%} of the resamples of T_sel, and "
+        f"{chooser.convinced:.0%} are asked for"
     )
     return Verdict(default, share, reason)
 
