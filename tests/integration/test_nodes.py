@@ -188,7 +188,8 @@ signal.pause()
 @contextlib.contextmanager
 def _node_that_does_not_see(folder: Path, cluster: Cluster, log: Path) -> Iterator[None]:
     """A node in a mount namespace of its own, where ``folder`` is empty. `ray start` refuses the loopback."""
-    before = len(cluster.global_state._live_node_ids())
+    # By their ids: a node that just went may still be counted, and its end would hide the new one.
+    before = set(cluster.global_state._live_node_ids())
     command = f"mount -t tmpfs -o size=10m tmpfs '{folder}' && exec '{sys.executable}' -c '{_NODE}' "
     started = subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", command + cluster.address],
@@ -198,7 +199,8 @@ def _node_that_does_not_see(folder: Path, cluster: Cluster, log: Path) -> Iterat
     )
     try:
         wait_until(
-            lambda: started.poll() is not None or len(cluster.global_state._live_node_ids()) > before, 120
+            lambda: started.poll() is not None or bool(set(cluster.global_state._live_node_ids()) - before),
+            120,
         )
         if started.poll() is not None:
             pytest.skip(f"no mount namespace here: {log.read_text().strip()[-300:]}")
