@@ -64,16 +64,21 @@ def estimate_contamination(features: np.ndarray, purpose: str) -> Contamination:
     if len(features) > MOST_IMAGES:
         draws = generator("contamination", purpose)
         features = features[np.sort(draws.choice(len(features), MOST_IMAGES, replace=False))]
-    centre, reach = _count(features) or _compare(features)
+    near = _to_nearest(features)
+    centre, reach = _count(near[0]) or _compare(_shape(features, *near))
     estimate, low, high = (
         round(float(np.clip(value, 0, LARGEST)), 4) for value in (centre, centre - reach, centre + reach)
     )
     return Contamination(estimate, low, high)
 
 
-def _count(features: np.ndarray) -> tuple[float, float] | None:
-    """Share of the images beyond the gap and how far it is off; None where there is no clear gap."""
-    logs = np.sort(np.log(np.maximum(_to_nearest(features, 0.1), 1e-12)))
+def _count(tenth: np.ndarray) -> tuple[float, float] | None:
+    """Share of the images beyond the gap and how far it is off; None where there is no clear gap.
+
+    Args:
+        tenth: (n,) distance of each image to its nearest tenth.
+    """
+    logs = np.sort(np.log(np.maximum(tenth, 1e-12)))
     below = np.arange(1, len(logs))
     lower = np.cumsum(logs)[:-1]
     difference = (logs.sum() - lower) / (len(logs) - below) - lower / below
@@ -85,14 +90,14 @@ def _count(features: np.ndarray) -> tuple[float, float] | None:
     return 1 - below[best] / len(logs), GAP_REACH
 
 
-def _compare(features: np.ndarray) -> tuple[float, float]:
-    """Contamination of the sets of the table with a shape like this, and how far it is off."""
-    mean, deviation = _model().predict(shape(features)[None], return_std=True)
+def _compare(numbers: np.ndarray) -> tuple[float, float]:
+    """Contamination of the sets of the table with a shape (6,) like this, and how far it is off."""
+    mean, deviation = _model().predict(numbers[None], return_std=True)
     return float(mean[0]), QUANTILE * float(deviation[0])
 
 
-def _to_nearest(features: np.ndarray, part: float) -> np.ndarray:
-    """(n,) mean distance of each of the (n, d) unit rows to its nearest ``part`` of all of them.
+def _to_nearest(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) mean distance of each of the (n, d) unit rows to its nearest tenth, and to its nearest half.
 
     Raises:
         UndefinedScore: there are fewer than ten images.
@@ -102,10 +107,10 @@ def _to_nearest(features: np.ndarray, part: float) -> np.ndarray:
         raise UndefinedScore(f"{len(rows)} images are too few to estimate their contamination")
     distance = np.sqrt(np.maximum(2 - 2 * rows @ rows.T, 0))
     np.fill_diagonal(distance, 0)
-    count = max(2, round(part * len(rows)))
+    distance.sort(axis=1)
     # The first is the distance of an image to itself.
-    nearest = np.sort(np.partition(distance, count, axis=1)[:, : count + 1], axis=1)
-    return np.asarray(nearest[:, 1:].mean(axis=1))
+    tenth, half = (distance[:, 1 : max(2, round(part * len(rows))) + 1].mean(axis=1) for part in (0.1, 0.5))
+    return tenth, half
 
 
 def shape(features: np.ndarray) -> np.ndarray:
@@ -119,8 +124,12 @@ def shape(features: np.ndarray) -> np.ndarray:
     Raises:
         UndefinedScore: there are fewer than ten images, or too many of them are equal.
     """
+    return _shape(features, *_to_nearest(features))
+
+
+def _shape(features: np.ndarray, tenth: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """``shape`` of features whose distances to their nearest tenth and half are known."""
     rows = np.asarray(features, dtype=float)
-    tenth, half = _to_nearest(rows, 0.1), _to_nearest(rows, 0.5)
     core = Trimmed(keep=0.5)(rows, generator("shape")).centre
     to_core = np.linalg.norm(rows - core, axis=1)
     nearest = np.sort(to_core)[: max(2, round(0.5 * len(rows)))]

@@ -5,7 +5,6 @@ Setting by setting, so that the memory does not grow with the sweep.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,8 @@ from orchestrator.contamination import mean_contamination
 from orchestrator.ledger import UnitRecord, read_by_setting
 from orchestrator.objective import objective_value, score_evidence
 from orchestrator.proxies.base import PROXIES
-from orchestrator.proxies.consensus import Consensus, consensus_sums
 from orchestrator.report.words import proxy_words
-from orchestrator.select import Chooser, gather_candidates
+from orchestrator.select import CONSENSUS, Chooser, agreements, gather_candidates
 from trainables.cache import write_atomically
 from trainables.errors import TwofoldError
 
@@ -97,14 +95,14 @@ def setting_values(records: Sequence[UnitRecord], wanted: dict[str, str]) -> lis
         records: all finished units of the setting, which are each other's peers.
         wanted: proxy -> its stage, A or B.
     """
-    agreement = _agreement(records) if Consensus.name in wanted else {}
+    agreement = agreements(gather_candidates(records, Chooser())) if CONSENSUS in wanted else {}
     rho = mean_contamination(record.diagnostics for record in records).estimate
     rows = []
     for record in records:
         for name, stage in wanted.items():
             if stage == "A":
                 value = record.stage_a.get(name)
-            elif name == Consensus.name:
+            elif name == CONSENSUS:
                 value = agreement.get(record.key)
             else:
                 evidence = score_evidence(record, np.arange(len(record.target_sel)), rho)
@@ -112,23 +110,6 @@ def setting_values(records: Sequence[UnitRecord], wanted: dict[str, str]) -> lis
             if value is not None:
                 rows.append(Value(record.key, record.setting, name, stage, value))
     return rows
-
-
-def _agreement(records: Sequence[UnitRecord]) -> dict[str, float]:
-    """Key -> consensus with the peers, which are those of the choice: of one seed, and without labels."""
-    by_seed: dict[int, list[UnitRecord]] = defaultdict(list)
-    for candidate in gather_candidates(records, Chooser()):
-        for record in candidate.records:
-            by_seed[record.seed].append(record)
-    found: dict[str, float] = {}
-    for same in by_seed.values():
-        scores = np.stack([record.target_sel for record in same])
-        sums = consensus_sums(scores, np.ones((1, scores.shape[1])))[0]
-        if len(same) > 1:
-            means = (sums - 1) / (len(same) - 1)
-            varies = np.ptp(scores, axis=1) > 0
-            found |= {r.key: float(mean) for r, mean, v in zip(same, means, varies, strict=True) if v}
-    return found
 
 
 def _table(values: dict[str, list[float]], wanted: dict[str, str], finished: int) -> Table:

@@ -296,7 +296,7 @@ def _rank(
     every = np.arange(len(candidates[0].records[0].target_sel))
     draws = generator("bootstrap", candidates[0].records[0].setting)
     names = [name for name in PROXIES.names() if PROXIES.get(name).stage == "B"]
-    proxies = _score_proxies(candidates, every, names, contamination, _agreements(candidates))
+    proxies = _score_proxies(candidates, every, names, contamination, agreements(candidates))
     before = np.array([_worth(candidate, contamination) for candidate in candidates])
     frozen = [_mean_proxies(candidate.records) for candidate in candidates]
 
@@ -334,18 +334,19 @@ def score_tail(records: Sequence[UnitRecord]) -> float:
     return float(np.mean(found))
 
 
-def _agreements(candidates: Sequence[Candidate]) -> dict[str, float]:
-    """Key -> consensus of a unit with its peers of the same seed, on all of T_sel."""
+def agreements(candidates: Sequence[Candidate]) -> dict[str, float]:
+    """Key -> consensus of a unit with its peers of the same seed, on all of T_sel; absent where undefined."""
     by_seed: dict[int, list[UnitRecord]] = defaultdict(list)
     for candidate in candidates:
         for record in candidate.records:
             by_seed[record.seed].append(record)
     found: dict[str, float] = {}
     for same in by_seed.values():
-        scores = np.stack([record.target_sel for record in same])
-        sums = consensus_sums(scores, np.ones((1, scores.shape[1])))[0]
-        values = (sums - 1) / max(len(same) - 1, 1)
-        found.update(zip((record.key for record in same), map(float, values), strict=True))
+        if len(same) > 1:
+            scores = np.stack([record.target_sel for record in same])
+            means = (consensus_sums(scores, np.ones((1, scores.shape[1])))[0] - 1) / (len(same) - 1)
+            varies = np.ptp(scores, axis=1) > 0
+            found |= {r.key: float(mean) for r, mean, v in zip(same, means, varies, strict=True) if v}
     return found
 
 

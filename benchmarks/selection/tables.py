@@ -220,4 +220,5 @@ def _p(value: float) -> str:
 
 
 def listed(values: Sequence[object]) -> str:
+    """The values as one cell or clause, e.g. ``a, b``."""
     return ", ".join(map(str, values))

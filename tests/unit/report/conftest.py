@@ -143,15 +143,6 @@ def _add_setting(
             "chosen": chosen,
             "config": configs[chosen],
             "default": keys[canonical_json(DEFAULT)],
-            "kept_default": number % 3 == 0,
-            "reason": "in short",
-            "trust": ("low", "high", "medium")[number % 3],
-            "win_share": 0.93,
-            "explanation": [
-                "consensus and tail separation agree on it in 93 % of the resamples"
-                if number % 3
-                else "nothing beat the default in at least 80 % of the resamples, so it is kept"
-            ],
             "compactness_pick": keys[canonical_json(_COMPACT)],
             "stage_a": [
                 {"config": json.loads(part), "proxies": proxies, "rank": float(index + 1)}
@@ -159,8 +150,24 @@ def _add_setting(
             ],
             "ranking": ranking,
             "ensemble": [entry["key"] for entry in ranking[:5]],
+            **_verdict(number),
         }
     )
+
+
+def _verdict(number: int) -> dict[str, Any]:
+    """What a choice says of itself; every third keeps the default."""
+    return {
+        "kept_default": number % 3 == 0,
+        "reason": "in short",
+        "trust": ("low", "high", "medium")[number % 3],
+        "win_share": 0.93,
+        "explanation": [
+            "consensus and tail separation agree on it in 93 % of the resamples"
+            if number % 3
+            else "nothing beat the default in at least 80 % of the resamples, so it is kept"
+        ],
+    }
 
 
 def make_sweep(
