@@ -1,0 +1,1 @@
+"""Tables: one YAML each; `twofold table NAME` runs it."""
