@@ -11,6 +11,7 @@ import numpy as np
 from orchestrator.checkpoints import Past
 from trainables.backbones.base import Tail
 from trainables.configuration import Configuration
+from trainables.diagnostics import effective_rank, score_spread
 from trainables.errors import NonFinite
 from trainables.methods.base import PARTS, Part, SettingArrays, Training, TrainingInputs
 from trainables.scores.base import Reference
@@ -45,7 +46,7 @@ class Embedded:
 
 def frozen_embeddings(arrays: SettingArrays) -> Embedded:
     """The encoder's features as embeddings; the centre is the source mean."""
-    parts = {part: rows.all() for part, rows in arrays.features.items()}
+    parts: dict[Part, np.ndarray] = {part: arrays.features[part].all() for part in PARTS}
     centre = parts["source_fit"].mean(axis=0)
     same = diagnose(parts["target_sel"], centre, "")
     diagnostics = {**same, **{f"{name}_initial": value for name, value in same.items()}}
@@ -79,7 +80,7 @@ def embed_all(training: Training, inputs: TrainingInputs, past: Past, started: f
     Raises:
         ValueError, NonFinite: what ``rows_of`` says.
     """
-    parts = {part: rows_of(training, inputs, part) for part in PARTS}
+    parts: dict[Part, np.ndarray] = {part: rows_of(training, inputs, part) for part in PARTS}
     diagnostics = {**past.initial, **diagnose(parts["target_sel"], training.centre, "")}
     epochs = [{"epoch": float(epoch), **losses} for epoch, losses in enumerate(past.losses, 1)]
     seconds = time.perf_counter() - started
@@ -112,16 +113,10 @@ def rows_of(training: Training, inputs: TrainingInputs, part: Part) -> np.ndarra
 
 
 def diagnose(embeddings: np.ndarray, centre: np.ndarray, suffix: str) -> dict[str, float]:
-    """Effective rank (Roy & Vetterli, 2007) and coefficient of variation of ||h - c||^2, on T_sel."""
-    offsets = (embeddings - embeddings.mean(axis=0)).astype(np.float64)
-    # Singular values by the smaller Gram matrix: several times as fast as their decomposition.
-    gram = offsets @ offsets.T if len(offsets) < offsets.shape[1] else offsets.T @ offsets
-    values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))
-    share = values[values > 0] / max(values.sum(), 1e-12)
-    distance = np.square(embeddings - centre).sum(axis=1)
+    """Effective rank and coefficient of variation of ||h - c||^2, on the (n, e) embeddings of T_sel."""
     return {
-        f"effective_rank{suffix}": float(np.exp(-(share * np.log(share)).sum())),
-        f"score_variation{suffix}": float(distance.std() / max(distance.mean(), 1e-12)),
+        f"effective_rank{suffix}": effective_rank(embeddings),
+        f"score_variation{suffix}": score_spread(embeddings, centre),
     }
 
 

@@ -214,6 +214,8 @@ class GroupRun:
             assignment=trusted.assignment if trusted else None,
             recluster=_clusterer(unit, configuration) if configuration.reclusters else None,
             alignment=configuration.alignment,
+            negatives=configuration.supervision.negatives,
+            negative_weight=configuration.supervision.negative_weight,
             purpose=unit.setting,
             seed=unit.seed,
             image_size=self._prepared.image_size,
@@ -226,7 +228,7 @@ class GroupRun:
         key = configuration.trusted_key
         if key not in self._trusted:
             started = time.perf_counter()
-            features = {part: arrays.features[part].all() for part in PARTS[:4]}
+            features: dict[Part, np.ndarray] = {part: arrays.features[part].all() for part in PARTS[:4]}
             cluster = _clusterer(unit, configuration) if configuration.clusterer else None
             assignment = configuration.supervision.trusted_set(
                 features["target_fit"], cluster, self._setting.true_normals

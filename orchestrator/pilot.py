@@ -26,6 +26,7 @@ from orchestrator.sampling import Samples
 from orchestrator.storage import Storage
 from orchestrator.work import Sample, Sizes, Workload
 from trainables.configuration import Configuration
+from trainables.data.tiled import tiled_name
 from trainables.errors import TwofoldError
 from trainables.methods.base import Part
 from trainables.seeding import stable_hash
@@ -158,6 +159,8 @@ class _Stage:
             "pseudo": self._rows((target, True), 0, sizes.target_sel),
             "test": self._rows((target, False), sizes.target_fit + sizes.target_sel, sizes.test),
         }
+        if (tiles := (tiled_name(target), False)) in self._samples.counts:
+            rows["tiled"] = self._rows(tiles, 0, sizes.target_fit)
         # Of the true normals only the number matters, and the pilot reads no label.
         return SettingIndex(
             key, setting.description, source, target, rows, np.ones(sizes.target_fit, dtype=bool)

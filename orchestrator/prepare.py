@@ -20,6 +20,7 @@ from trainables.cache import ArrayCache, write_atomically
 from trainables.configuration import Configuration
 from trainables.data.base import Dataset, build_dataset
 from trainables.data.settings_file import read_settings
+from trainables.data.tiled import tiled_domain, tiled_name
 from trainables.encoders.base import build_encoder
 from trainables.errors import TwofoldError
 from trainables.extract import Encode, InProcess, Output, extract
@@ -92,9 +93,16 @@ class Prepared:
     def _parts(self, index: SettingIndex, kind: Source, model: str) -> dict[Part, Rows]:
         parts: dict[Part, Rows] = {}
         for part, rows in index.rows.items():
-            domain = index.source if part.startswith("source") else index.target
+            domain = _domain_of(index, part)
             parts[part] = Rows(self.arrays[ArrayName(kind, model, domain, part == "pseudo")], rows)
         return parts
+
+
+def _domain_of(index: SettingIndex, part: Part) -> str:
+    """Name of the domain whose array holds a part."""
+    if part == "tiled":
+        return tiled_name(index.target)
+    return index.source if part.startswith("source") else index.target
 
 
 def feature_model(configuration: Configuration) -> str | None:
@@ -206,7 +214,7 @@ def prepare(
         TwofoldError: an image or a checkpoint cannot be read, or the cache cannot be written.
     """
     keep_freed_memory()
-    domains = domains_of(open_dataset(config), settings)
+    domains = domains_of(open_dataset(config), settings, grid)
     models = models_of(grid.configurations)
     cache = ArrayCache(config.cache, 1e9 * config.cache_gb)
     here = InProcess()
@@ -215,18 +223,28 @@ def prepare(
         shared = encode if encode is not None and len(domain.ids) >= LARGE else here
         computed = domain_arrays(models, domain, pseudo, config.data.image_size, cache, shared)
         arrays.update({ArrayName(*model, name, pseudo): array for model, array in computed.items()})
-    normals = _true_normals(config) if _needs_labels(grid) else {}
+    normals = _true_normals(config) if any(c.supervision.needs_labels for c in grid.configurations) else {}
     index = {setting.key: _index(setting, domains, normals.get(setting.key)) for setting in settings}
     return Prepared(arrays, index, config.data.image_size)
 
 
-def domains_of(dataset: Dataset, settings: Sequence[Setting]) -> dict[tuple[str, bool], ImageDomain]:
-    """(domain name, pseudo) -> images; the pseudo domains hold the T_sel images that get shuffled."""
+def domains_of(
+    dataset: Dataset, settings: Sequence[Setting], grid: Grid
+) -> dict[tuple[str, bool], ImageDomain]:
+    """(domain name, pseudo) -> images.
+
+    The pseudo domains hold the T_sel images that get shuffled. Where a configuration pushes them away, there
+    are tiled domains of the T_fit images.
+    """
+    tiles = any(configuration.pushes_tiled for configuration in grid.configurations)
     used = {name for setting in settings for name in (setting.task.source, setting.task.target)}
     domains = {(name, False): dataset.domain(name) for name in sorted(used)}
     for target in sorted({setting.task.target for setting in settings}):
         held_out = {i for s in settings if s.task.target == target for i in s.target_sel}
         domains[target, True] = subset(domains[target, False], held_out)
+        if tiles:
+            trained_on = {i for s in settings if s.task.target == target for i in s.target_fit}
+            domains[tiled_name(target), False] = tiled_domain(subset(domains[target, False], trained_on))
     return domains
 
 
@@ -305,10 +323,6 @@ def _output(kind: Source, name: str, image_size: int | None) -> Output | ImageTr
     return pretrained.transform if tap is None else Output(pretrained, tap)
 
 
-def _needs_labels(grid: Grid) -> bool:
-    return any(configuration.supervision.needs_labels for configuration in grid.configurations)
-
-
 def _true_normals(config: SweepConfig) -> dict[str, set[str]]:
     """Setting key -> true normals of T_fit, for the oracle upper bound that the user asked to train."""
     table = pq.read_table(config.folder / "oracle" / "true_normals.parquet").to_pydict()
@@ -332,6 +346,9 @@ def _index(
         "pseudo": np.array([shuffled[i] for i in setting.target_sel]),
         "test": np.array([target[i] for i in setting.test]),
     }
+    if tiles := domains.get((tiled_name(setting.task.target), False)):
+        tiled = _positions(tiles)
+        rows["tiled"] = np.array([tiled[i] for i in setting.target_fit])
     mask = None if normals is None else np.array([image in normals for image in setting.target_fit])
     return SettingIndex(
         setting.key, setting.description, setting.task.source, setting.task.target, rows, mask

@@ -61,7 +61,7 @@ def take_samples(config: SweepConfig, grid: Grid, settings: Sequence[Setting], s
     Raises:
         TwofoldError: an image or a checkpoint cannot be read.
     """
-    domains, models = domains_of(open_dataset(config), settings), models_of(grid.configurations)
+    domains, models = domains_of(open_dataset(config), settings, grid), models_of(grid.configurations)
     cache, encode = ArrayCache(scratch), InProcess()
 
     def prepare(domain: ImageDomain, pseudo: bool, ids: Sequence[str]) -> dict[Model, np.ndarray]:
@@ -95,7 +95,7 @@ def to_prepare(config: SweepConfig, grid: Grid, settings: Sequence[Setting]) -> 
     models, cache = models_of(grid.configurations), ArrayCache(config.cache, 1e9 * config.cache_gb)
     return [
         Work(PREPARING, starts=1, rows=len(domain.ids))
-        for (_, pseudo), domain in domains_of(open_dataset(config), settings).items()
+        for (_, pseudo), domain in domains_of(open_dataset(config), settings, grid).items()
         if not are_cached(models, domain, pseudo, config.data.image_size, cache)
     ]
 

@@ -107,6 +107,7 @@ class Configuration:
         clusterer = self.clusterer.used() if self.clusterer else {}
         return {
             **dict(self.names),
+            **self._supervision,
             **clusterer,
             **self.alignment.used(),
             **self._training,
@@ -118,8 +119,11 @@ class Configuration:
         """Equal for configurations that trust the same target images."""
         clusterer = self.clusterer.used() if self.clusterer else {}
         names = dict(self.names)
+        # Without hyperparameters the name alone: keys of existing records rest on it.
+        shots = self._supervision.get("shots")
+        supervision = names["supervision"] if shots is None else [names["supervision"], shots]
         return stable_hash(
-            [names["supervision"], names.get("encoder"), names.get("clusterer"), clusterer, self._own_space]
+            [supervision, names.get("encoder"), names.get("clusterer"), clusterer, self._own_space]
         )
 
     @property
@@ -127,12 +131,26 @@ class Configuration:
         """Equal for configurations that share one training and differ in the score alone."""
         method = self._training if self.method else self.encoder
         trusted = self.trusted_key if self.alignment.uses_trusted else None
-        return stable_hash([dict(self.names)["alignment"], self.alignment.used(), method, trusted])
+        weight = [self._supervision["alpha"]] if "alpha" in self._supervision else []
+        return stable_hash([dict(self.names)["alignment"], self.alignment.used(), method, trusted, *weight])
 
     @property
     def reclusters(self) -> bool:
         """Whether the trusted set is found anew in the backbone's own space at each epoch."""
         return self.encoder == "backbone" and self.clusterer is not None and self.alignment.uses_trusted
+
+    @property
+    def pushes_tiled(self) -> bool:
+        """Whether pseudo-anomalies made of T_fit are the negatives."""
+        return self.supervision.negatives == "tiled" and self.alignment.uses_negatives
+
+    @property
+    def _supervision(self) -> dict[str, Any]:
+        """Hyperparameters of the supervision; without negatives their weight has no effect."""
+        used = self.supervision.used()
+        return {
+            name: value for name, value in used.items() if name != "alpha" or self.alignment.uses_negatives
+        }
 
     @property
     def _own_space(self) -> Any:

@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
 from orchestrator.ledger import read_units
+from trainables.configuration import DEFAULTS
 from trainables.errors import TwofoldError
+from trainables.supervision.base import SUPERVISIONS
 
 _COLUMNS = (
     "key",
@@ -252,7 +254,8 @@ class _Unit:
 
     @property
     def is_candidate(self) -> bool:
-        return self.row["state"] == "done" and self.config.get("supervision") != "oracle"
+        supervision = self.config.get("supervision", DEFAULTS["supervision"])
+        return self.row["state"] == "done" and not SUPERVISIONS.get(supervision).needs_labels
 
 
 def summarise(folder: Path) -> Summary:

@@ -13,15 +13,16 @@ _TRUSTED = {
     "merged": "merged K-means",
     "spherical_kmeans": "spherical K-means",
 }
-_SUPERVISION = {"source_only": "source only", "oracle": "true normals"}
+_SUPERVISION = {"source_only": "source only", "oracle": "true normals", "few_shot": "few shots"}
 _TRAINING = {
     "identity": "no training",
     "none": "DSVDD alone",
     "mmd": "MMD",
     "grl": "gradient reversal",
     "coral": "CORAL",
+    "bce": "cross-entropy",
 }
-_SCORES = {"knn": "kNN", "mahalanobis": "Mahalanobis"}
+_SCORES = {"knn": "kNN", "knn_both": "two-domain kNN", "mahalanobis": "Mahalanobis"}
 _CAPITALS = {"auc": "AUC", "k": "K"}
 _DETAILS: dict[str, tuple[Any, str]] = {
     "tau": (None, "τ = {}"),
@@ -35,6 +36,8 @@ _DETAILS: dict[str, tuple[Any, str]] = {
     "epochs": (6, "{} epochs"),
     "learning_rate": (1e-4, "learning rate {}"),
     "encoder": ("efficientnet_lite0", "encoder {}"),
+    "shots": (10, "{} shots"),
+    "alpha": (1.0, "pseudo-anomaly weight {}"),
 }
 """Hyperparameter -> (the usual value, which goes without saying; how any other value is said)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,13 @@ def batch(b: int = 5, m: int = 4, seed: int = 0, trusted: int | None = None) -> 
     )
 
 
+def complete(alignment: Alignment, rows: Batch) -> Batch:
+    """The batch in the middle of a training, with the network that the alignment asks for."""
+    torch.manual_seed(0)
+    critic = alignment.critic(rows.source.shape[1])
+    return replace(rows, critic=None if critic is None else critic.double(), progress=0.5)
+
+
 def contrastive_by_loops(rows: Batch, tau: float, negatives: str) -> float:
     """l_ij of eq. 8 for every pair, and their mean (eq. 9)."""
     total, pairs = 0.0, 0
@@ -69,7 +77,7 @@ def mmd_by_loops(rows: Batch) -> float:
 
 
 def test_expected_alignments_are_found() -> None:
-    assert {"contrastive", "identity", "mmd", "none", "positive"} <= set(NAMES)
+    assert {"bce", "contrastive", "coral", "grl", "identity", "mmd", "none", "positive"} <= set(NAMES)
 
 
 @pytest.mark.parametrize(("name", "values"), EVERY)
@@ -78,15 +86,22 @@ def test_expected_alignments_are_found() -> None:
 def test_finite_and_never_negative(
     name: str, values: dict[str, Any], seed: int, b: int, m: int, t: int
 ) -> None:
-    loss = build(name, **values)(batch(b, m, seed, trusted=t))
+    alignment = build(name, **values)
+    loss = alignment(complete(alignment, batch(b, m, seed, trusted=t)))
     assert loss.shape == () and torch.isfinite(loss)
     assert loss.item() >= -1e-12
 
 
 @pytest.mark.parametrize(("name", "values"), EVERY)
 def test_order_within_a_batch_does_not_matter(name: str, values: dict[str, Any]) -> None:
-    rows, alignment = batch(), build(name, **values)
-    moved = Batch(rows.source.flip(0), rows.trusted.roll(2, 0), rows.negatives.flip(0), rows.centre)
+    alignment = build(name, **values)
+    rows = complete(alignment, batch())
+    moved = replace(
+        rows,
+        source=rows.source.flip(0),
+        trusted=rows.trusted.roll(2, 0),
+        negatives=rows.negatives.flip(0),
+    )
     assert alignment(moved).item() == pytest.approx(alignment(rows).item(), rel=1e-12)
 
 
@@ -97,9 +112,9 @@ def test_gradient_reaches_the_trusted_embeddings_and_stays_finite(name: str, val
     if not alignment.uses_trusted:
         return
     for equal in (False, True):
-        rows = batch()
+        rows = complete(alignment, batch())
         trusted = (rows.source if equal else rows.trusted).detach().clone().requires_grad_()
-        loss = alignment(Batch(rows.source, trusted, rows.negatives, rows.centre))
+        loss = alignment(replace(rows, trusted=trusted))
         (gradient,) = torch.autograd.grad(loss, trusted)
         assert torch.isfinite(gradient).all()
         assert equal or gradient.abs().sum() > 0
@@ -132,6 +147,84 @@ def test_positive_is_equation_5_on_the_trusted_images() -> None:
     rows = batch()
     expected = np.mean([math.dist(z, rows.centre.tolist()) ** 2 for z in rows.trusted.tolist()])
     assert build("positive")(rows).item() == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize(("b", "t"), [(5, 5), (3, 7), (2, 2)])
+def test_coral_is_the_distance_of_the_covariances(b: int, t: int) -> None:
+    rows = batch(b, seed=9, trusted=t)
+    difference = np.cov(rows.source.numpy().T) - np.cov(rows.trusted.numpy().T)
+    assert build("coral")(rows).item() == pytest.approx(np.square(difference).sum(), rel=1e-10)
+
+
+def test_coral_does_not_see_a_shift_of_all_embeddings() -> None:
+    rows = batch()
+    moved = replace(rows, trusted=rows.trusted + torch.tensor([0.3, -0.1, 0, 0.2], dtype=torch.float64))
+    assert build("coral")(moved).item() == pytest.approx(build("coral")(rows).item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3, 4.0])
+def test_bce_is_the_cross_entropy_of_exp_minus_distance(weight: float) -> None:
+    rows = replace(batch(m=6, seed=7), negative_weight=weight)
+
+    def normal(z: list[float]) -> float:
+        return math.exp(-(math.dist(z, rows.centre.tolist()) ** 2))
+
+    inside = [-math.log(normal(z)) for z in rows.trusted.tolist()]
+    outside = [-math.log(1 - normal(z)) for z in rows.negatives.tolist()]
+    expected = np.mean(inside) + weight * np.mean(outside)
+    assert build("bce")(rows).item() == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_bce_survives_an_anomaly_at_the_centre() -> None:
+    rows = batch()
+    negatives = rows.centre.expand(3, -1).clone().requires_grad_()
+    loss = build("bce")(replace(rows, negatives=negatives))
+    assert torch.isfinite(loss) and loss.item() > 10
+    assert torch.isfinite(torch.autograd.grad(loss, negatives)[0]).all()
+
+
+@pytest.mark.parametrize("negatives", ["non_dominant", "both"])
+def test_a_negative_of_weight_two_counts_like_two(negatives: str) -> None:
+    alignment, rows = build("contrastive", negatives=negatives), batch()
+    if negatives == "non_dominant":
+        twice = replace(rows, negatives=rows.negatives.repeat(2, 1))
+        assert alignment(replace(rows, negative_weight=2.0)).item() == pytest.approx(alignment(twice).item())
+    values = [alignment(replace(rows, negative_weight=weight)).item() for weight in (0.1, 1.0, 10.0)]
+    assert values == sorted(values)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.1, 0.5, 1.0])
+def test_grl_turns_the_gradient_of_the_classifier_around(progress: float) -> None:
+    """The classifier gets the gradient of its cross-entropy, the embeddings minus a multiple of it."""
+    alignment = build("grl")
+    rows = replace(complete(alignment, batch(4, trusted=6)), progress=progress)
+    assert rows.critic is not None
+    source, trusted = (x.clone().requires_grad_() for x in (rows.source, rows.trusted))
+    weights = list(rows.critic.parameters())
+    logits = rows.critic(torch.cat([source, trusted]) * 2.0)[:, 0]  # sqrt(e) = 2
+    # mean over the domains of -log p(own domain)
+    plain = (torch.log1p(logits[:4].exp()).mean() + torch.log1p((-logits[4:]).exp()).mean()) / 2
+    loss = alignment(replace(rows, source=source, trusted=trusted))
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-10)
+    expected = torch.autograd.grad(plain, [source, trusted, *weights])
+    found = torch.autograd.grad(loss, [source, trusted, *weights])
+    factor = -math.tanh(5 * progress)  # 2 / (1 + e^(-10 p)) - 1
+    for ours, theirs in zip(found[:2], expected[:2], strict=True):
+        assert torch.allclose(ours, factor * theirs, atol=1e-12)
+    assert all(torch.allclose(ours, theirs) for ours, theirs in zip(found[2:], expected[2:], strict=True))
+
+
+def test_grl_classifier_gradient_is_numerically_right() -> None:
+    alignment = build("grl")
+    rows = complete(alignment, batch(3))
+    assert rows.critic is not None
+    bias = list(rows.critic.parameters())[-1]
+    assert torch.autograd.gradcheck(lambda _: alignment(rows), bias)
+
+
+def test_grl_without_its_classifier_is_refused() -> None:
+    with pytest.raises(ValueError, match="domain classifier"):
+        build("grl")(batch())
 
 
 @pytest.mark.parametrize("negatives", NEGATIVES)

@@ -110,6 +110,8 @@ def test_only_what_is_used_is_kept(flat: dict[str, Any]) -> None:
         expected.discard("band")
     if not configuration.alignment.uses_trusted:
         expected.discard("lambda_align")
+    if not configuration.alignment.uses_negatives:
+        expected.discard("alpha")
     assert set(canonical) == expected
     assert (configuration.method is None) == (not configuration.alignment.trains)
     for key in expected & set(flat):
@@ -145,7 +147,7 @@ def training_of(configuration: Configuration) -> Any:
     score = set(REGISTRIES["score"].get(flat["score"]).model_fields) | {"score"}
     if configuration.alignment.uses_trusted:
         return {key: value for key, value in flat.items() if key not in score}
-    target = {"supervision", "clusterer"}
+    target = {"supervision", "clusterer", *type(configuration.supervision).model_fields}
     if configuration.clusterer is not None:
         target |= set(type(configuration.clusterer).model_fields)
     if configuration.method is not None:
@@ -177,6 +179,8 @@ def test_every_hyperparameter_of_a_training_changes_its_key(kind: str, name: str
     base = {"alignment": "mmd", "clusterer": "kmeans", "score": "knn", kind: name}
     if field == "band":
         base["negatives"] = "ignore_band"
+    if field == "alpha":
+        base["alignment"] = "bce"
     keys, canonical = set(), set()
     for value in valid_values(kind, name, field):
         try:

@@ -125,7 +125,7 @@ def test_same_seed_same_weights_whatever_ran_before(
     assert np.array_equal(first[1], second[1]) and np.array_equal(first[2], second[2])
     assert not np.array_equal(first[1], other[1])
     for losses in first[0]:
-        assert set(losses) == {"loss", "loss_dsvdd", "loss_align"}
+        assert {"loss", "loss_dsvdd", "loss_align"} <= set(losses)
         assert all(type(value) is float and np.isfinite(value) for value in losses.values())
 
 

@@ -120,6 +120,15 @@ def test_knn_by_hand(neighbours: int) -> None:
     assert np.allclose(build("knn", neighbours=neighbours)(images, given_reference), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("neighbours", [1, 5, 100])
+def test_knn_both_by_hand(neighbours: int) -> None:
+    given_reference, images = reference(), unit(7, 4)
+    bank = [*given_reference.source, *given_reference.trusted]
+    nearest = [sorted(float(np.linalg.norm(row - other)) for other in bank)[:neighbours] for row in images]
+    expected = [sum(distances) / len(distances) for distances in nearest]
+    assert np.allclose(build("knn_both", neighbours=neighbours)(images, given_reference), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(("trusted", "e"), [(60, 5), (12, 5), (10, 40)])
 def test_mahalanobis_is_scikit_learns_ledoit_wolf(trusted: int, e: int) -> None:
     given_reference, images = reference(3, trusted, e), unit(15, 8, e).astype(np.float64)

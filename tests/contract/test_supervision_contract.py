@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trainables.clusterers.base import CLUSTERERS
+from trainables.errors import TwofoldError
 from trainables.seeding import generator
 from trainables.supervision.base import SUPERVISIONS, Supervision
 from trainables.types import Assignment
@@ -30,7 +31,7 @@ def refuse(features: np.ndarray) -> Assignment:
 
 
 def test_expected_supervisions_are_found() -> None:
-    assert {"oracle", "source_only", "unsupervised"} <= set(NAMES)
+    assert {"few_shot", "oracle", "source_only", "unsupervised"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,7 +47,7 @@ def test_flags_tell_what_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_the_oracle_changes_with_the_labels(name: str) -> None:
+def test_only_what_needs_labels_changes_with_them(name: str) -> None:
     entry = build(name)
     first, second = (entry.trusted_set(FEATURES, cluster, mask) for mask in (NORMALS, ~NORMALS))
     if first is None or second is None:
@@ -63,7 +64,20 @@ def test_what_each_one_trusts() -> None:
     assert build("source_only").trusted_set(FEATURES, None, None) is None
 
 
+def test_shots_are_some_of_the_normals_and_fewer_are_among_more() -> None:
+    found = []
+    for shots in (2, 5, 20):
+        assignment = SUPERVISIONS.get("few_shot")(shots=shots).trusted_set(FEATURES, None, NORMALS)
+        assert assignment.trusted.sum() == shots and not (assignment.trusted & ~NORMALS).any()
+        found.append(assignment.trusted)
+    assert not (found[0] & ~found[1]).any() and not (found[1] & ~found[2]).any()
+    with pytest.raises(TwofoldError, match="shots = 21, but there are 20"):
+        SUPERVISIONS.get("few_shot")(shots=21).trusted_set(FEATURES, None, NORMALS)
+
+
 def test_missing_ingredients_are_errors() -> None:
+    with pytest.raises(ValueError, match="true normals"):
+        build("few_shot").trusted_set(FEATURES, cluster, None)
     with pytest.raises(ValueError, match="true normals"):
         build("oracle").trusted_set(FEATURES, cluster, None)
     with pytest.raises(ValueError, match="clusterer"):

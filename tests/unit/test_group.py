@@ -232,7 +232,7 @@ def test_each_training_runs_once_and_says_its_epochs(
     assert [len(members) for members in group.bundles()] == [len(units)]
     steps = list(group.run(units))
     assert len(started) == 1 and [step.epoch for step in steps] == [1, 2] + [0] * len(units)
-    assert all(set(step.losses) == {"loss", "loss_dsvdd", "loss_align"} for step in steps[:2])
+    assert all({"loss", "loss_dsvdd", "loss_align"} <= set(step.losses) for step in steps[:2])
     assert [len(step.finished) for step in steps] == [0, 0] + [1] * len(units)
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from trainables.registry import Component, Registry
 from trainables.types import Assignment
@@ -20,14 +21,20 @@ class Batch:
     Attributes:
         source: (b, e) source normals.
         trusted: (b, e) trusted target images; (0, e) where the alignment does not use the target.
-        negatives: (m, e) target images outside the trusted set; (0, e) where none are used.
+        negatives: (m, e) target images outside the trusted set, or pseudo-anomalies; (0, e) without them.
         centre: (e,) hypersphere centre c.
+        negative_weight: how much a negative counts, 1 = as much as eq. 8 says.
+        critic: the alignment's own network; None where it has none.
+        progress: share of the training that is over, 0..1.
     """
 
     source: torch.Tensor
     trusted: torch.Tensor
     negatives: torch.Tensor
     centre: torch.Tensor
+    negative_weight: float = 1.0
+    critic: nn.Module | None = None
+    progress: float = 0.0
 
 
 class Alignment(Component):
@@ -40,6 +47,10 @@ class Alignment(Component):
     def uses_negatives(self) -> bool:
         """Whether a batch must hold target images from outside the trusted set."""
         return False
+
+    def critic(self, embedding_dim: int) -> nn.Module | None:
+        """A network of embeddings (b, e) that is trained beside the backbone, then dropped; None = none."""
+        return None
 
     def negative_candidates(
         self, assignment: Assignment, target: np.ndarray, source: np.ndarray

@@ -8,6 +8,7 @@ negatives N.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -60,6 +61,7 @@ class Contrastive(Alignment):
         terms = []
         if self.uses_negatives:
             pushed = torch.logsumexp(batch.source @ batch.negatives.T / self.tau, dim=1, keepdim=True)
+            pushed = pushed + math.log(batch.negative_weight)
             terms.append(pushed.expand_as(positive))
         if self.negatives in ("in_batch", "both"):
             terms.append(_log_sum_of_others(positive))

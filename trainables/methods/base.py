@@ -15,8 +15,10 @@ from trainables.backbones.base import Tail
 from trainables.registry import Component, Registry
 from trainables.types import Assignment
 
-Part = Literal["source_fit", "source_val", "target_fit", "target_sel", "pseudo", "test"]
-PARTS: tuple[Part, ...] = get_args(Part)
+Embeddable = Literal["source_fit", "source_val", "target_fit", "target_sel", "pseudo", "test"]
+Part = Embeddable | Literal["tiled"]
+PARTS: tuple[Embeddable, ...] = get_args(Embeddable)
+"""The parts that are embedded and scored; ``tiled`` is there to train on alone."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class SettingArrays:
-    """The arrays of one setting, by part; ``pseudo`` holds the patch-shuffled images of T_sel.
+    """The arrays of one setting, by part.
+
+    ``pseudo`` holds the patch-shuffled images of T_sel. ``tiled`` holds a pseudo-anomaly made of each image
+    of T_fit, in the same order, where a configuration of the sweep trains on them.
 
     Attributes:
         features: frozen, L2-normalised encoder features (n, d) of each part.
@@ -68,7 +73,10 @@ class Training:
 
     @abstractmethod
     def fit_epoch(self) -> dict[str, float]:
-        """Train one epoch; return its mean losses: ``loss``, ``loss_dsvdd``, ``loss_align``."""
+        """Train one epoch; return its mean losses: ``loss``, ``loss_dsvdd``, ``loss_align``.
+
+        A method may add diagnostics of the epoch under other names.
+        """
 
     @abstractmethod
     def embed(self, part: Part) -> np.ndarray:
@@ -106,6 +114,8 @@ class TrainingInputs:
         assignment: trusted set of T_fit, or None where the target is not used.
         recluster: finds the trusted set anew from (n, e) embeddings; None keeps it fixed.
         alignment: L_uda of eq. 10.
+        negatives: the part whose images are pushed away; of ``tiled``, those made of trusted images.
+        negative_weight: how much a negative counts in the alignment loss.
         purpose: names every draw, e.g. setting key and seed.
         seed: seed of weights and batches.
         image_size: pixels, where it is not the backbone's own.
@@ -118,6 +128,8 @@ class TrainingInputs:
     purpose: str
     seed: int
     image_size: int | None
+    negatives: Literal["target_fit", "tiled"] = "target_fit"
+    negative_weight: float = 1.0
 
 
 class Method(Component):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
 
 from trainables.alignments.base import Batch
 from trainables.backbones.base import Tail, build_backbone
+from trainables.diagnostics import effective_rank, negatives_inside, score_spread
 from trainables.errors import NonFinite, TwofoldError
 from trainables.methods.base import METHODS, Method, Part, Rows, Training, TrainingInputs
 from trainables.networks import best_device
@@ -21,6 +24,9 @@ from trainables.types import Assignment
 
 EMBED_BATCH = 256
 EMA_MOMENTUM = 0.9
+CRITIC_RATE = 10.0
+"""Learning rate of an alignment's own network over the backbone's, which is trained already."""
+DIAGNOSED_ROWS = 128
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 _ASSIGNMENT = tuple(field.name for field in fields(Assignment))
 
@@ -59,8 +65,17 @@ class _Training(Training):
             method.backbone, method.finetune, method.embedding_dim, inputs.image_size, seed=seed
         )
         self._tail = backbone.tail.to(self._device).to(memory_format=torch.channels_last)
+        self._critic = _seeded(lambda: inputs.alignment.critic(backbone.embedding_dim), seed)
+        if self._critic is not None:
+            self._critic.to(self._device)
         # One kernel a step instead of several a weight.
-        self._optimiser = torch.optim.Adam(self._tail.parameters(), lr=method.learning_rate, fused=True)
+        groups: list[dict[str, Any]] = [{"params": list(self._tail.parameters())}]
+        if self._critic is not None:
+            groups.append({"params": self._critic.parameters(), "lr": CRITIC_RATE * method.learning_rate})
+        self._optimiser = torch.optim.Adam(groups, lr=method.learning_rate, fused=True)
+        self._seen: deque[tuple[torch.Tensor, torch.Tensor]] = deque(
+            maxlen=-(-DIAGNOSED_ROWS // method.batch_size)
+        )
         self._resident: dict[Part, torch.Tensor] = {}
         self._epoch = 0
         self.assignment = inputs.assignment
@@ -92,19 +107,24 @@ class _Training(Training):
         return np.asarray(np.concatenate(blocks))
 
     def fit_epoch(self) -> dict[str, float]:
-        """One pass over the source; losses are means over the steps."""
+        """One pass over the source; losses are means over the steps, diagnostics are of the last ones."""
         self._epoch += 1
         with self._randomness_of_the_epoch():
             self._prepare_epoch()
+            self._seen.clear()
             draws = generator("batches", self._inputs.purpose, self._inputs.seed, self._epoch)
             self._tail.train()
-            steps = [self._step(batch) for batch in self._batches(draws)]
-        return {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+            batches = self._batches(draws)
+            share = 1 / (len(batches) * self._method.epochs)
+            begun = (self._epoch - 1) / self._method.epochs
+            steps = [self._step(batch, begun + i * share) for i, batch in enumerate(batches)]
+        losses = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+        return losses | self._diagnose()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Weights, buffers, Adam's moments and steps, the centre and the trusted set, by name."""
-        found = {f"tail.{name}": value for name, value in self._tail.state_dict().items()}
-        for name, weight in self._tail.named_parameters():
+        found = self._weights()
+        for name, weight in self._parameters():
             for kind, value in self._optimiser.state.get(weight, {}).items():
                 found[f"adam.{kind}.{name}"] = value
         found["centre"] = self._centre
@@ -121,9 +141,10 @@ class _Training(Training):
         """
         self._check(state)
         self._epoch = epoch
-        self._tail.load_state_dict({name: state[f"tail.{name}"] for name in self._tail.state_dict()})
+        for prefix, module in self._modules.items():
+            module.load_state_dict({name: state[f"{prefix}.{name}"] for name in module.state_dict()})
         self._optimiser.state.clear()
-        for name, weight in self._tail.named_parameters():
+        for name, weight in self._parameters():
             for kind in _ADAM:
                 if (value := state.get(f"adam.{kind}.{name}")) is not None:
                     self._optimiser.state[weight][kind] = _as_adam_keeps(kind, value, weight)
@@ -134,10 +155,10 @@ class _Training(Training):
 
     def _check(self, state: Mapping[str, torch.Tensor]) -> None:
         """Refuse a state of other names or shapes; Adam has none before its first step."""
-        shapes = {f"tail.{name}": value.shape for name, value in self._tail.state_dict().items()}
+        shapes = {name: value.shape for name, value in self._weights().items()}
         shapes["centre"] = self._centre.shape
         found = {name: value.shape for name, value in state.items()}
-        for name, weight in self._tail.named_parameters():
+        for name, weight in self._parameters():
             adam = {f"adam.{kind}.{name}": torch.Size() if kind == "step" else weight.shape for kind in _ADAM}
             shapes.update(adam if adam.keys() & found.keys() else {})
         if self.assignment is not None:
@@ -148,6 +169,22 @@ class _Training(Training):
         for name in sorted(shapes.keys() | found.keys()):
             if shapes.get(name) != found.get(name):
                 raise ValueError(f"{name} is {found.get(name)}, and this training has {shapes.get(name)}")
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        """What is trained, by the prefix of its names in a state."""
+        return {"tail": self._tail} | ({} if self._critic is None else {"critic": self._critic})
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{prefix}.{name}": value
+            for prefix, module in self._modules.items()
+            for name, value in module.state_dict().items()
+        }
+
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for prefix, module in self._modules.items():
+            yield from module.named_parameters(prefix=prefix)
 
     @contextmanager
     def _randomness_of_the_epoch(self) -> Iterator[None]:
@@ -184,7 +221,7 @@ class _Training(Training):
         )
 
     def _target_pools(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions in T_fit that may be positives, and that may be negatives."""
+        """Positions in T_fit that may be positives, and positions that may be negatives in their part."""
         none = np.empty(0, dtype=np.int64)
         alignment = self._inputs.alignment
         if self.assignment is None or not alignment.uses_trusted:
@@ -192,6 +229,8 @@ class _Training(Training):
         trusted = np.flatnonzero(self.assignment.trusted)
         if not alignment.uses_negatives:
             return trusted, none
+        if self._inputs.negatives == "tiled":
+            return trusted, trusted
         target, source = self._clustering_space()
         negatives = np.flatnonzero(alignment.negative_candidates(self.assignment, target, source))
         if len(negatives) == 0:
@@ -206,12 +245,16 @@ class _Training(Training):
         features = self._inputs.arrays.features
         return features["target_fit"].all(), features["source_fit"].all()
 
-    def _step(self, positions: tuple[np.ndarray, np.ndarray, np.ndarray]) -> dict[str, float]:
-        parts: tuple[Part, Part, Part] = ("source_fit", "target_fit", "target_fit")
+    def _step(
+        self, positions: tuple[np.ndarray, np.ndarray, np.ndarray], progress: float
+    ) -> dict[str, float]:
+        parts: tuple[Part, Part, Part] = ("source_fit", "target_fit", self._inputs.negatives)
         inputs = [self._drawn(part, rows) for part, rows in zip(parts, positions, strict=True)]
         embeddings = self._forward(torch.cat(inputs), "a batch")
         source, trusted, negatives = torch.split(embeddings, [len(rows) for rows in positions])
-        batch = Batch(source, trusted, negatives, self._centre)
+        self._seen.append((trusted.detach() if len(trusted) else source.detach(), negatives.detach()))
+        weight = self._inputs.negative_weight
+        batch = Batch(source, trusted, negatives, self._centre, weight, self._critic, progress)
         dsvdd = (batch.source - batch.centre).square().sum(dim=1).mean()
         align = self._inputs.alignment(batch)
         loss = self._method.lambda_dsvdd * dsvdd + self._method.lambda_align * align
@@ -223,6 +266,17 @@ class _Training(Training):
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         return dict(zip(("loss", "loss_dsvdd", "loss_align"), losses, strict=True))
+
+    def _diagnose(self) -> dict[str, float]:
+        """Diagnostics of the last trusted embeddings of an epoch, or of the source without a target."""
+        trusted, negatives = (torch.cat(blocks).cpu().numpy() for blocks in zip(*self._seen, strict=True))
+        found = {
+            "effective_rank": effective_rank(trusted),
+            "score_spread": score_spread(trusted, self.centre),
+        }
+        if len(negatives):
+            found["negatives_inside"] = negatives_inside(negatives, trusted, self.centre)
+        return found
 
     def _forward(self, inputs: torch.Tensor, what: str) -> torch.Tensor:
         """Embeddings (b, e) of inputs (b, ...); an error says of ``what``, and in which epoch."""
@@ -253,6 +307,13 @@ class _Training(Training):
         tensor = torch.from_numpy(rows.take(positions)).to(self._device)
         is_map = tensor.ndim == 4 and tensor.is_floating_point()
         return tensor.contiguous(memory_format=torch.channels_last) if is_map else tensor
+
+
+def _seeded(build: Callable[[], nn.Module | None], seed: int) -> nn.Module | None:
+    """What ``build`` makes, with weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build()
 
 
 def _draw(pool: np.ndarray, steps: int, size: int, draws: np.random.Generator) -> list[np.ndarray]:

@@ -17,6 +17,10 @@ class KNearest(Score):
 
     def __call__(self, embeddings: np.ndarray, reference: Reference) -> np.ndarray:
         """Score (n, e) embeddings: (n,)."""
-        bank = reference.normals
-        model = NearestNeighbors(n_neighbors=min(self.neighbours, len(bank)), algorithm="brute").fit(bank)
-        return np.asarray(model.kneighbors(embeddings)[0].mean(axis=1))
+        return mean_distance(embeddings, reference.normals, self.neighbours)
+
+
+def mean_distance(embeddings: np.ndarray, bank: np.ndarray, neighbours: int) -> np.ndarray:
+    """Mean distance of (n, e) embeddings to their nearest ``neighbours`` rows of a bank (m, e): (n,)."""
+    model = NearestNeighbors(n_neighbors=min(neighbours, len(bank)), algorithm="brute").fit(bank)
+    return np.asarray(model.kneighbors(embeddings)[0].mean(axis=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -18,6 +18,12 @@ class Supervision(Component):
     uses_target: ClassVar[bool] = True
     uses_clusterer: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    negatives: ClassVar[Literal["target_fit", "tiled"]] = "target_fit"
+
+    @property
+    def negative_weight(self) -> float:
+        """How much a negative counts in the alignment loss."""
+        return 1.0
 
     @abstractmethod
     def trusted_set(
