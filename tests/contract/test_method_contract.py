@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 
-from trainables.alignments.base import ALIGNMENTS
+from trainables.alignments.base import ALIGNMENTS, Batch
 from trainables.backbones.base import build_backbone
 from trainables.clusterers.base import CLUSTERERS, trusted_assignment
 from trainables.errors import NonFinite, TwofoldError
@@ -295,6 +295,64 @@ def test_batches_hold_every_source_image_once_and_the_right_target(backbone: str
         assert TRUSTED[trusted].all() and not TRUSTED[negatives].any()
     drawn = np.concatenate([batch[1] for batch in batches])
     assert set(drawn) == set(np.flatnonzero(TRUSTED))
+
+
+def test_tiled_negatives_are_those_of_the_trusted_images(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pushed-away embedding is that of a tiled image at the position of a trusted one."""
+    given = inputs("bce", "full", backbone)
+    tiles = np.random.default_rng(9).integers(0, 255, size=(12, SIZE, SIZE, 3)).astype(np.uint8)
+    rows = {**given.arrays.inputs, "tiled": Rows(tiles, np.arange(12)[::-1])}
+    given = replace(given, arrays=replace(given.arrays, inputs=rows), negatives="tiled", negative_weight=3.0)
+    seen: list[Batch] = []
+    loss = type(given.alignment).__call__
+    monkeypatch.setattr(
+        type(given.alignment), "__call__", lambda self, batch: seen.append(batch) or loss(self, batch)
+    )
+    training = start(backbone, given, learning_rate=1e-12)
+    fit(training, 1)
+    tail = build_backbone(backbone, "full", None, SIZE, seed=0).tail
+    tail.load_state_dict(training.tail.state_dict())
+    with torch.inference_mode():
+        expected = tail(torch.from_numpy(tiles[::-1][:8].copy()))  # TRUSTED are the first 8
+    assert seen and all(batch.negative_weight == 3.0 for batch in seen)
+    for negative in torch.cat([batch.negatives for batch in seen]).detach():
+        assert (expected - negative).abs().amax(dim=1).min() < 1e-4
+
+
+def test_progress_grows_from_step_to_step(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = inputs("mmd", "full", backbone)
+    seen: list[float] = []
+    loss = type(given.alignment).__call__
+    monkeypatch.setattr(
+        type(given.alignment),
+        "__call__",
+        lambda self, batch: seen.append(batch.progress) or loss(self, batch),
+    )
+    training = start(backbone, given, epochs=2)
+    fit(training, 2)
+    assert seen == pytest.approx([i / len(seen) for i in range(len(seen))])
+
+
+def test_the_domain_classifier_learns_and_is_kept_in_the_state(backbone: str) -> None:
+    training = start(backbone, inputs("grl", "full", backbone))
+    first = training.state()
+    fit(training, 1)
+    second = training.state()
+    learned = [name for name in first if name.startswith("critic.")]
+    assert learned and all(not torch.equal(first[name], second[name]) for name in learned)
+    assert {f"adam.exp_avg.{name}" for name in learned} <= set(second)
+    assert not any("critic" in name for name, _ in training.tail.named_parameters())
+
+
+@pytest.mark.parametrize("alignment", ["contrastive", "mmd", "none"])
+def test_diagnostics_are_of_the_epoch(alignment: str, backbone: str) -> None:
+    epochs = fit(start(backbone, inputs(alignment, "full", backbone)), 2)
+    for found in epochs:
+        assert ("negatives_inside" in found) == (alignment == "contrastive")
+        assert 1 <= found["effective_rank"] <= 128 and found["score_spread"] >= 0
+    assert epochs[0]["effective_rank"] != epochs[1]["effective_rank"]
 
 
 @pytest.mark.parametrize(("pool", "steps", "size"), [(3, 4, 5), (20, 2, 5), (1, 3, 2), (10, 2, 5)])

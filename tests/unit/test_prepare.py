@@ -30,6 +30,7 @@ from orchestrator.prepare import (
 from trainables.backbones.base import trunk_activations
 from trainables.cache import ArrayCache
 from trainables.configuration import Configuration
+from trainables.data.tiled import tiled_domain
 from trainables.encoders.base import encode_domain
 from trainables.errors import TwofoldError
 from trainables.methods.base import PARTS
@@ -111,6 +112,24 @@ def test_every_part_finds_its_own_images(
             inputs = trunk_activations(own, backbone, "head", SIZE, cache, shuffled=shuffled)[order]
             assert np.allclose(arrays.inputs[part].all(), inputs, rtol=1e-3, atol=1e-4), part
         assert not np.allclose(arrays.features["pseudo"].all(), arrays.features["target_sel"].all())
+
+
+def test_tiled_images_stand_in_the_order_of_those_they_are_made_of(
+    root: Path, backbone: str, tmp_path: Path
+) -> None:
+    few = {"supervision": "few_shot", "shots": 2, "alignment": "bce", "score": "knn"}
+    config = sweep(root, tmp_path, [{**few, "backbone": backbone, "finetune": "head"}])
+    config.folder.mkdir(parents=True)
+    settings = draw_settings(config, domain_fingerprints(config))
+    grid = enumerate_grid(config)
+    prepared, sketch = prepare(config, grid, settings), open_dataset(config).domain("sketch")
+    for setting in settings:
+        arrays = prepared.setting_arrays(setting.key, grid.configurations[1])
+        made = tiled_domain(subset(sketch, setting.target_fit))
+        again = encode_domain(made, ENCODER, SIZE, ArrayCache(tmp_path / "again"))
+        order = [made.ids.index(image) for image in setting.target_fit]
+        assert np.allclose(arrays.features["tiled"].all(), again[order], atol=1e-4)
+        assert not np.allclose(arrays.features["tiled"].all(), arrays.features["target_fit"].all(), atol=1e-2)
 
 
 def test_features_of_the_backbone_have_unit_length(
