@@ -19,7 +19,7 @@ _GROUPS = {
     "mahalanobis": "Mahalanobis distance to the trusted set",
     "": "other systems",
 }
-_PROVENANCE = ("encoder", "backbone", "seeds", "epochs", "commit", "hardware")
+_PROVENANCE = ("encoder", "backbone", "epochs", "seeds", "split_seeds", "commit", "hardware")
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,13 @@ def plain_name(row: Row) -> str:
 def paper_figures(result: TableResult, paper: PaperFigures) -> dict[str, float]:
     """Row name -> the paper's figure, for rows of the result.
 
-    Of the rows that differ in their score alone only the first has it: that score is the paper's.
+    A figure under a name without its score belongs to the first such row: that score is the paper's.
     """
-    found: dict[str, float] = {}
-    seen: set[str] = set()
+    first: dict[str, str] = {}
     for row in result.rows:
-        name = plain_name(row)
-        if name in paper.figures and name not in seen:
-            found[row.name] = paper.figures[name]
-        seen.add(name)
-    return found
+        first.setdefault(plain_name(row), row.name)
+    owners = {first.get(name, name): figure for name, figure in paper.figures.items()}
+    return {row.name: owners[row.name] for row in result.rows if row.name in owners}
 
 
 def beside(result: TableResult, column: Column) -> list[PaperFigures]:
@@ -264,7 +261,10 @@ def _group_words(name: str) -> str:
 
 def _provenance(result: TableResult) -> str:
     known = {name: result.provenance[name] for name in _PROVENANCE if name in result.provenance}
-    parts = [f"data {result.data}", *(f"{name} {_value(value)}" for name, value in known.items())]
+    parts = [
+        f"data {result.data}",
+        *(f"{name.replace('_', ' ')} {_value(value)}" for name, value in known.items()),
+    ]
     return flat("; ".join(parts)) + "."
 
 
@@ -272,5 +272,5 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_value(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_value, value))
+        return ", ".join(map(_value, value)) or "none"
     return "unknown" if value is None else str(value)

@@ -77,14 +77,18 @@ def _tables(layout: Layout, width: int) -> Iterator[RenderableType]:
 
 
 def _frame(layout: Layout, width: int) -> _Frame:
-    """The roomiest one in which the measured columns fit side by side, else the tightest."""
+    """The roomiest one of those that break the measured columns into the fewest tables, none too wide."""
     labels = [layout.stub, *(row.label for block in layout.blocks for row in block.rows)]
     longest = max(map(cell_len, labels))
     longest_word = max(cell_len(word) for label in labels for word in label.split() or [""])
     tight = max(longest_word, min(longest, width // 3))
     measured = [strip for strip in layout.strips if not strip.headings[0].paper]
-    frames = [_Frame(longest, folded=False), _Frame(tight, folded=False), _Frame(tight, folded=True)]
-    return next((frame for frame in frames if frame.label + frame.total(measured) <= width), frames[-1])
+
+    def cost(frame: _Frame) -> tuple[bool, int]:
+        packs = _packed(measured, frame, width)
+        return any(frame.label + frame.total(pack) > width for pack in packs), len(packs)
+
+    return min((_Frame(longest, False), _Frame(tight, False), _Frame(tight, True)), key=cost)
 
 
 def _packed(strips: Sequence[Strip], frame: _Frame, width: int) -> list[list[Strip]]:

@@ -19,6 +19,7 @@ PROVENANCE = {
     "encoder": "efficientnet_lite0",
     "backbone": "efficientnet_lite0",
     "seeds": [0, 1, 2],
+    "split_seeds": [0],
     "epochs": 6,
     "hardware": {"gpus": ["NVIDIA H100"], "cpus": 16},
     "commit": "cef5376",

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from orchestrator.tables.latex import escaped as latex_escaped
 from orchestrator.tables.latex import latex
-from orchestrator.tables.layout import blocks, lay_out
+from orchestrator.tables.layout import blocks, lay_out, paper_figures
 from orchestrator.tables.long_csv import FIELDS, long_csv
 from orchestrator.tables.markdown import markdown
 from orchestrator.tables.render import terminal, write
@@ -21,7 +21,8 @@ from orchestrator.tables.result import Cell, Column, PaperFigures, Row, TableRes
 
 FILES = ["table.md", "table.tex", "table.csv", "table.png"]
 STRANGE = "R&D_5% #1 {x} | ~a^b \\c $y$ a->b → ρ−1 <b> *s* `t` 中 --set"
-MANY = ("photo->art_painting", "photo->cartoon", "photo->sketch", "Clipart->Product", "a_rather_long_name->b")
+PAIRS = ("typeset->mnist", "typeset->optdigits")
+MANY = ("photo->art_painting", "photo->cartoon", "photo->sketch", "Clipart->Product", "Product->Clipart")
 
 
 def printed(result, width, **options):
@@ -66,11 +67,16 @@ def test_the_terminal_breaks_no_word_and_keeps_its_width(result, build, width):
         assert words_of(" ".join(wanted)) <= words_of(text)
 
 
-def test_cells_have_one_line_where_they_fit_and_two_where_not(build):
+def test_cells_fold_where_that_saves_a_table_and_only_there(build):
     many = build("many", columns=MANY)
     assert "61.0 [59.5, 62.5]" in printed(many, 200).export_text()
-    assert "61.0 [59.5, 62.5]" not in printed(many, 80).export_text()
-    assert "[59.5, 62.5]" in printed(many, 80).export_text()
+    narrow = printed(many, 100).export_text()
+    assert "61.0 [59.5, 62.5]" not in narrow
+    assert narrow.count("\nsystem ") == 1
+    # Two tables at any rate.
+    seeds = printed(build("seeds", groups=("",)), 80).export_text()
+    assert "61.0 [59.5, 62.5]" in seeds
+    assert seeds.count("\nsystem ") == 2
 
 
 def test_numbers_of_a_column_stand_below_each_other_beside_a_mark(result):
@@ -113,6 +119,12 @@ def test_the_papers_figures_stand_beside_their_column_and_its_others_last(result
     assert entries["contrastive.knn"][1::2] == ["", ""]
 
 
+def test_a_figure_can_name_its_row_with_the_score_too(build):
+    for name in ("a", "a.source_centre"):
+        table = build(rows={"a": "A"}, paper=(PaperFigures("P", "d", {name: 73.5}, PAIRS[0]),))
+        assert paper_figures(table, table.paper[0]) == {"a.source_centre": 73.5}
+
+
 def test_a_row_that_is_not_built_shows_the_papers_figures_alone(build):
     table = build(rows={"ours": "ours"}, columns=("x",))
     rows = (*table.rows, Row("irad", "IRAD"))
@@ -145,8 +157,8 @@ def test_claims_and_provenance(result):
     assert "- **holds**: Contrastive alignment beats MMD: +2.3 points [+0.4, +4.1]" in text
     assert "- **does not hold**: MMD beats CORAL: −3.1 points [−5.0, −1.0]" in text
     assert "- **not measured here**: IRAD beats ILDR on few shots\n" in text
-    assert "data digits; encoder efficientnet_lite0; backbone efficientnet_lite0; seeds 0, 1, 2;" in text
-    assert "commit cef5376; hardware gpus NVIDIA H100, cpus 16." in text
+    assert "data digits; encoder efficientnet_lite0; backbone efficientnet_lite0; epochs 6;" in text
+    assert "seeds 0, 1, 2; split seeds 0; commit cef5376; hardware gpus NVIDIA H100, cpus 16." in text
 
 
 def test_the_seeds_table_shows_both_spreads(build):
