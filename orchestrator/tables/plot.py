@@ -89,7 +89,7 @@ def _bars(result: TableResult) -> Figure:
     groups = blocks(result)
     places = _places(groups)
     height = _HEIGHT * (max(places.values()) + 1) + 0.5
-    figure, panels = _panels(len(result.columns), height, sharey=True)
+    figure, panels = _panels(len(result.columns), height)
     low, high = _range(result)
     for column, axes in zip(result.columns, panels, strict=True):
         for block, colour in zip(groups, cycle(_COLOURS)):
@@ -130,7 +130,7 @@ def _bar(axes: Axes, cell: Cell | None, y: float, colour: str, right: float, lab
 def _lines_over_rows(result: TableResult, axis: str) -> Figure:
     """A panel per column, a line per group; a row that is no number is a level line."""
     groups = blocks(result)
-    figure, panels = _panels(len(result.columns), 2.6, sharey=True)
+    figure, panels = _panels(len(result.columns), 2.6)
     places = {row.name: x for row in result.rows if (x := _number(plain_name(row))) is not None}
     for column, axes in zip(result.columns, panels, strict=True):
         for block, colour in zip(groups, cycle(_COLOURS)):
@@ -149,7 +149,7 @@ def _lines_over_rows(result: TableResult, axis: str) -> Figure:
 def _lines_over_contamination(result: TableResult) -> Figure:
     """A panel per group, a line per row."""
     groups = blocks(result)
-    figure, panels = _panels(len(groups), 3.0, sharey=True)
+    figure, panels = _panels(len(groups), 3.0)
     places = [(_contamination(column), column.name) for column in result.columns]
     styles = [(colour, dashes) for dashes in _DASHES for colour in _COLOURS]
     names = list(dict.fromkeys(plain_name(row) for row in result.rows))
@@ -203,12 +203,12 @@ def _paper_marks(
             axes.plot(x, y, label="the paper's figure", **_DIAMOND)
 
 
-def _panels(count: int, height: float, sharey: bool) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` panels of ``height`` inches, ``PER_LINE`` in a line."""
     across = min(count, PER_LINE)
     down = math.ceil(count / PER_LINE)
     figure = Figure(figsize=(_WIDTH * across + 1.6, (height + 0.3) * down + 1.1), layout="constrained")
-    grid = figure.subplots(down, across, sharex=True, sharey=sharey, squeeze=False).ravel()
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
     for axes in grid[count:]:
         axes.remove()
     for axes in grid[:count]:

@@ -18,6 +18,7 @@ from orchestrator.tables.long_csv import FIELDS, long_csv
 from orchestrator.tables.markdown import markdown
 from orchestrator.tables.render import terminal, write
 from orchestrator.tables.result import Cell, Column, PaperFigures, Row, TableResult
+from trainables.scores.base import SCORES
 
 FILES = ["table.md", "table.tex", "table.csv", "table.png"]
 STRANGE = "R&D_5% #1 {x} | ~a^b \\c $y$ a->b → ρ−1 <b> *s* `t` 中 --set"
@@ -142,6 +143,11 @@ def test_groups_have_a_heading_in_words_and_a_table_without_scores_none(result, 
     ]
     assert [block.heading for block in blocks(build(groups=("",)))] == [""]
     assert blocks(build(groups=("new_idea",)))[0].heading == "new idea score"
+
+
+@pytest.mark.parametrize("name", SCORES.names())
+def test_every_score_has_words_of_its_own(build, name):
+    assert "distance" in blocks(build(groups=(name,)))[0].heading
 
 
 def test_marks_are_explained_where_they_occur_and_nowhere_else(result, build):
