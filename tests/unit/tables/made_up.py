@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from orchestrator.tables.result import Cell, Claim, Column, PaperFigures, Row, TableResult
 
 ROWS = {
@@ -60,8 +58,7 @@ def make(name="alignments", rows=None, columns=PAIRS, groups=("source_centre", "
     return TableResult(name=name, **{**fields, **parts})
 
 
-@pytest.fixture
-def result():
+def everything():
     """Two pairs, two scores, everything that can be missing, and the paper's figures beside and elsewhere."""
     table = make(
         paper=(
@@ -83,8 +80,3 @@ def result():
     del cells["coral.source_centre", PAIRS[1]]
     cells["mmd.knn", PAIRS[0]] = cell(75.0, units=21)
     return make(cells=cells, paper=table.paper, claims=table.claims, missing=table.missing)
-
-
-@pytest.fixture
-def build():
-    return make
