@@ -17,7 +17,8 @@ from plotly.offline import get_plotlyjs
 
 from orchestrator.report import plots, table
 from orchestrator.report.summary import PairSummary, Scores, Summary, mean_scores, summarise, trust_levels
-from orchestrator.report.words import describe, proxy_words
+from orchestrator.report.training import Panel, read_training
+from orchestrator.report.words import describe, proxy_words, training_words
 from trainables.cache import write_atomically
 
 MAX_OPEN = 40
@@ -32,6 +33,7 @@ class Figures:
     contamination: Markup | None
     proxies: Markup | None
     stage_a: Markup | None
+    training: Markup | None
 
 
 def write_report(folder: Path) -> Path:
@@ -43,7 +45,10 @@ def write_report(folder: Path) -> Path:
         TwofoldError: a file of the sweep is missing or does not fit the others.
     """
     page = render_page(
-        summarise(folder), _text(folder / "config.yaml"), _versions(folder / "environment.json")
+        summarise(folder),
+        read_training(folder / "units.parquet"),
+        _text(folder / "config.yaml"),
+        _versions(folder / "environment.json"),
     )
     path = folder / "report.html"
 
@@ -55,11 +60,14 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def render_page(summary: Summary, sweep_file: str | None, versions: Mapping[str, str]) -> str:
+def render_page(
+    summary: Summary, training: Sequence[Panel], sweep_file: str | None, versions: Mapping[str, str]
+) -> str:
     """The page as text.
 
     Args:
-        summary: every number on it.
+        summary: every number on it but those of the trainings.
+        training: what the epochs measured; empty leaves its section out.
         sweep_file: resolved sweep file; None leaves it out.
         versions: what to install to repeat it, name -> version.
     """
@@ -67,6 +75,7 @@ def render_page(summary: Summary, sweep_file: str | None, versions: Mapping[str,
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"describe": describe, "number": table.number, "canonical": _pretty}
+    environment.filters |= {"quantity": training_words}
     template = environment.from_string(files(__package__).joinpath("template.html").read_text("utf-8"))
     return template.render(
         summary=summary,
@@ -76,7 +85,8 @@ def render_page(summary: Summary, sweep_file: str | None, versions: Mapping[str,
         trust=trust_levels(summary),
         gates=_gates(summary),
         seed_stds=sorted(pair.seed_std for pair in summary.pairs if pair.seed_std is not None),
-        figures=_figures(summary),
+        figures=_figures(summary, training),
+        quantities=[panel.quantity for panel in training],
         open_all=len(summary.settings) <= MAX_OPEN,
         sweep_file=sweep_file,
         versions=versions,
@@ -154,7 +164,7 @@ def _compared(chosen: float, other: float, name: str) -> str:
     return f"{difference} {'above' if chosen > other else 'below'} {name} ({table.number(other)})"
 
 
-def _figures(summary: Summary) -> Figures:
+def _figures(summary: Summary, training: Sequence[Panel]) -> Figures:
     labelled = summary.labelled
     return Figures(
         classes=_fragment(plots.class_figure(summary) if labelled else None, "by-class"),
@@ -163,6 +173,7 @@ def _figures(summary: Summary) -> Figures:
         ),
         proxies=_fragment(plots.proxy_figure(summary), "by-proxy"),
         stage_a=_fragment(plots.stage_a_figure(summary), "by-k"),
+        training=_fragment(plots.training_figure(training), "by-epoch"),
     )
 
 

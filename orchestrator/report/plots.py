@@ -17,7 +17,8 @@ from scipy.stats import rankdata
 
 from orchestrator.report.summary import PairSummary, Summary, proxy_correlations
 from orchestrator.report.table import HEADINGS, number
-from orchestrator.report.words import describe_trusted, proxy_words
+from orchestrator.report.training import Curve, Panel
+from orchestrator.report.words import alignment_words, describe_trusted, proxy_words, training_words
 
 INK, MUTED, RULE, GRID = "#1d1d1f", "#6b6f76", "#c9cdd3", "#eceef1"
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -42,6 +43,14 @@ _FAMILIES = {
     "trimmed": VERMILLION,
     "merged": ORANGE,
     "all": BLACK,
+}
+_ALIGNMENTS = {
+    "contrastive": BLUE,
+    "mmd": ORANGE,
+    "grl": GREEN,
+    "coral": PURPLE,
+    "positive": VERMILLION,
+    "none": BLACK,
 }
 _TITLE = 50
 """Pixels from one panel to the next, for the title between them."""
@@ -173,6 +182,57 @@ def stage_a_figure(summary: Summary) -> go.Figure | None:
     figure.update_yaxes(title_text="z-score", col=1)
     _style(figure, _grid_height(len(panels), 165) + 50, bottom=95)
     return figure
+
+
+def training_figure(panels: Sequence[Panel]) -> go.Figure | None:
+    """Per quantity one panel over epochs, a line and a band per alignment; None without quantities."""
+    if not panels:
+        return None
+    titles = [_text(training_words(panel.quantity)) for panel in panels]
+    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.06)
+    for column, panel in enumerate(panels, start=1):
+        traces = [trace for curve in panel.curves for trace in _curve_traces(curve)]
+        figure.add_traces(traces, rows=[1] * len(traces), cols=[column] * len(traces))
+        if panel.quantity == "negatives_inside":
+            figure.update_yaxes(tickformat=".0%", col=column)
+        if panel.quantity != "loss":
+            figure.update_yaxes(rangemode="tozero", col=column)
+    figure.update_xaxes(title_text="epoch", tickformat="d", nticks=6, zeroline=False)
+    figure.update_yaxes(gridcolor=GRID, zeroline=False, nticks=5)
+    _style(figure, 330)
+    return figure
+
+
+def _curve_traces(curve: Curve) -> list[go.Scatter]:
+    """Band of the quartiles and line of the median, which the legend shows and hides together."""
+    words, colour = _text(alignment_words(curve.alignment)), _ALIGNMENTS.get(curve.alignment, SKY)
+    ends = [*curve.high, *reversed(curve.low)]
+    band = go.Scatter(
+        x=[*curve.epochs, *reversed(curve.epochs)],
+        y=[float(f"{value:.4g}") for value in ends],
+        mode="lines",
+        fill="toself",
+        fillcolor=_translucent(colour),
+        line={"width": 0},
+        hoverinfo="skip",
+        legendgroup=words,
+        showlegend=False,
+    )
+    line = go.Scatter(
+        x=curve.epochs,
+        y=[float(f"{value:.4g}") for value in curve.median],
+        mode="lines+markers",
+        name=words,
+        marker={"color": colour, "size": 4},
+        line={"color": colour, "width": 2},
+        hovertemplate="epoch %{x}: %{y:.3g}<extra>" + words + "</extra>",
+    )
+    return [band, line]
+
+
+def _translucent(colour: str) -> str:
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.12)"
 
 
 def _contamination_trace(pairs: Sequence[PairSummary], system: str) -> go.Scatter:

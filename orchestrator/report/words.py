@@ -22,6 +22,7 @@ _TRAINING = {
     "coral": "CORAL",
     "bce": "cross-entropy",
 }
+_QUANTITIES = {"negatives_inside": "negatives inside the band"}
 _SCORES = {"knn": "kNN", "knn_both": "two-domain kNN", "mahalanobis": "Mahalanobis"}
 _CAPITALS = {"auc": "AUC", "k": "K"}
 _DETAILS: dict[str, tuple[Any, str]] = {
@@ -71,11 +72,21 @@ def proxy_words(name: str) -> str:
     return " ".join(_CAPITALS.get(word, word) for word in name.split("_"))
 
 
+def alignment_words(name: str) -> str:
+    """An alignment's name in words, e.g. ``gradient reversal``."""
+    return _TRAINING.get(name, _plain(name))
+
+
+def training_words(quantity: str) -> str:
+    """What is measured in every epoch, in words."""
+    return _QUANTITIES.get(quantity, _plain(quantity))
+
+
 def _training(config: Mapping[str, Any]) -> str:
     if "alignment" not in config:
         return ""
     name = str(config["alignment"])
-    words = _TRAINING.get(name, _plain(name))
+    words = alignment_words(name)
     details = [
         text.format(_value(key, config[key]))
         for key, (usual, text) in _DETAILS.items()

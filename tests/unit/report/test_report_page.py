@@ -133,12 +133,12 @@ def test_one_pair_needs_no_list(build, tmp_path):
     summary = summarise(build(pairs=(("a", "b"),), classes=("x",)).write(tmp_path))
     (line,) = sentences(summary)
     assert line.startswith("On a → b (1 class), the configurations chosen without labels reach")
-    page.render_page(summary, None, {})
+    page.render_page(summary, (), None, {})
 
 
 def test_several_contaminations_get_a_menu_and_a_plot(build, tmp_path):
     summary = summarise(build(contaminations=(0.1, 0.3), split_seeds=(0, 1)).write(tmp_path))
-    text = page.render_page(summary, None, {})
+    text = page.render_page(summary, (), None, {})
     assert '<div id="by-contamination"' in text
     assert "Over seeds and splits" in Page(text).text
     assert len(sentences(summary)) == 3
