@@ -16,6 +16,7 @@ _GROUPS = {
     "target_centre": "distance to the mean of the trusted set",
     "both_centres": "distance to the point midway between both centres",
     "knn": "distance to the nearest trusted embeddings (kNN)",
+    "knn_both": "distance to the nearest embeddings of both domains (kNN)",
     "mahalanobis": "Mahalanobis distance to the trusted set",
     "": "other systems",
 }
