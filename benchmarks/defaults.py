@@ -192,7 +192,7 @@ def write(variations: Sequence[Variation]) -> str:
         "# Training defaults, measured on the digits",
         "",
         "`python benchmarks/defaults.py` writes this file. One factor is changed at a time; bold values are",
-        "the defaults. AUROC is the mean over 20 tasks (2 pairs x 10 digits, contamination 0.1, one seed), in",
+        "the defaults. AUROC is the mean over 20 tasks (2 pairs x 10 digits, rho 0.1, one seed), in",
         "percent; the difference from the default is in points, with the 95 % interval of a bootstrap over",
         "tasks. Rank and spread are those of the embeddings of T_sel after the training over before it: a",
         "rank that falls far below 1 is hypersphere collapse, one far above it repulsion. Inside: share of",
