@@ -164,12 +164,17 @@ class Preset(Folder):
 
 
 def image_domain(name: str, files: Iterable[ImageFile]) -> ImageDomain:
-    """Make a domain of files, ordered by id; its fingerprint hashes (relative path, size, mtime_ns)."""
+    """Make a domain of files, ordered by id; its fingerprint hashes (relative path, size, mtime_ns).
+
+    Another copy of the files has other times, so what all copies share hashes (relative path, size) alone.
+    """
     ordered = sorted(files)
     stats = [(file.relative, file.path.stat()) for file in ordered]
     fingerprint = stable_hash([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats], 32)
+    shared = stable_hash([(path, stat.st_size) for path, stat in stats], 32)
     paths = tuple(file.path for file in ordered)
-    return ImageDomain(name, tuple(file.id for file in ordered), fingerprint, partial(_read_at, paths))
+    ids = tuple(file.id for file in ordered)
+    return ImageDomain(name, ids, fingerprint, partial(_read_at, paths), shared)
 
 
 def is_image(path: Path) -> bool:
