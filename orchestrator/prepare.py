@@ -150,18 +150,18 @@ def draw_settings(config: SweepConfig, fingerprints: Mapping[str, str]) -> list[
 
 def domain_fingerprints(config: SweepConfig) -> dict[str, str]:
     """Fingerprint of every domain the sweep uses."""
-    return {domain.name: domain.fingerprint for domain in _domains_used(config)}
+    dataset = open_dataset(config)
+    return {name: dataset.domain(name).fingerprint for name in _domains_used(config, dataset)}
 
 
 def image_hashes(config: SweepConfig) -> dict[str, str]:
-    """Hash of the images of every domain the sweep uses, the same wherever and whenever they were copied."""
-    return {domain.name: domain.of_every_copy or domain.fingerprint for domain in _domains_used(config)}
-
-
-def _domains_used(config: SweepConfig) -> list[ImageDomain]:
+    """Hash of the images of every domain the sweep uses, the same for every copy; every image is read."""
     dataset = open_dataset(config)
-    names = {name for pair in config.data.pairs or dataset.pairs() for name in pair}
-    return [dataset.domain(name) for name in sorted(names)]
+    return {name: dataset.image_hash(name) for name in _domains_used(config, dataset)}
+
+
+def _domains_used(config: SweepConfig, dataset: Dataset) -> list[str]:
+    return sorted({name for pair in config.data.pairs or dataset.pairs() for name in pair})
 
 
 def _run_oracle(folder: Path, request: Mapping[str, Any]) -> None:
@@ -243,12 +243,10 @@ def subset(domain: ImageDomain, ids: Iterable[str]) -> ImageDomain:
     """The images of a domain whose id is in ``ids``, in the domain's order."""
     wanted = set(ids)
     positions = [i for i, image in enumerate(domain.ids) if image in wanted]
-    shared = domain.of_every_copy
     return replace(
         domain,
         ids=tuple(domain.ids[i] for i in positions),
         fingerprint=stable_hash([domain.fingerprint, sorted(wanted)]),
-        of_every_copy=None if shared is None else stable_hash([shared, sorted(wanted)]),
         read=lambda i: domain.read(positions[i]),
     )
 

@@ -22,15 +22,12 @@ class ImageDomain:
         ids: n opaque, stable image ids; no id tells its class.
         fingerprint: changes when an image of the domain changes.
         read: index in 0..n-1 -> RGB image; raises TwofoldError naming an unreadable file.
-        of_every_copy: like ``fingerprint``, but the same for every copy of the same files; None: so is
-            ``fingerprint`` itself.
     """
 
     name: str
     ids: tuple[str, ...]
     fingerprint: str
     read: Callable[[int], Image.Image]
-    of_every_copy: str | None = None
 
 
 @dataclass(frozen=True)
