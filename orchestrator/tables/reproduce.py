@@ -152,11 +152,16 @@ def _sweep(shipped: Shipped, root: Path | None) -> SweepConfig:
         default=flat,
         space=[flat],
         seeds=list(dict.fromkeys(unit.seed for unit in units)),
-        # Sums over another number of threads end in other digits.
-        resources=ResourceConfig(cpus_per_worker=provenance["cpus_per_worker"]),
+        resources=_resources(provenance["resources"]),
     )
     name = re.sub(r"[^A-Za-z0-9._]+", "-", f"reproduce-{shipped.table.data}-{shipped.cell}")
     return sweep_of(plain, name, configurations)
+
+
+def _resources(shipped: Mapping[str, Any]) -> ResourceConfig:
+    """What a worker had: sums over another number of threads end in other digits. A GPU only where one is."""
+    gpus = shipped["gpus_per_worker"] if describe_environment()["gpus"] else 0
+    return ResourceConfig(cpus_per_worker=shipped["cpus_per_worker"], gpus_per_worker=gpus)
 
 
 def _check_data(shipped: Shipped, config: SweepConfig) -> None:
@@ -247,8 +252,8 @@ def _changes(provenance: Mapping[str, Any]) -> list[str]:
     """What is not as it was where the table was measured."""
     here = describe_environment()
     now = {"twofold": here["twofold"], "python": here["python"], **here["packages"]}
-    now |= {name: here[name] for name in ("commit", "cpu")}
-    then = {**provenance["versions"], "commit": provenance["commit"], "cpu": provenance["hardware"]["cpu"]}
+    now |= {name: here[name] for name in ("commit", "cpu", "gpus")}
+    then = {**provenance["versions"], "commit": provenance["commit"], **provenance["hardware"]}
     return [
         f"{name}: shipped with {then[name]}, here {value}"
         for name, value in now.items()

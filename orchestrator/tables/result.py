@@ -52,8 +52,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class PaperFigures:
-    """A column of the paper: row name -> its figure; ``column``: the measured column of the same pair, if
-    this run has it."""
+    """A column of the paper: row name -> its figure.
+
+    ``column`` is the measured column of the same pair, if this run has it.
+    """
 
     label: str
     dataset: str
@@ -63,9 +65,12 @@ class PaperFigures:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper and what was measured: mean difference ``better`` - ``than`` in points with its
-    95 % interval, paired by setting; None where a row was not measured. It holds where the interval lies
-    above 0, does not hold where it lies below, and is not clear otherwise."""
+    """A claim of the paper and what was measured.
+
+    That is the mean difference ``better`` - ``than`` in points with its 95 % interval, paired by setting;
+    None where a row was not measured. It holds where the interval lies above 0, does not hold where it lies
+    below, and is not clear otherwise.
+    """
 
     text: str
     better: str

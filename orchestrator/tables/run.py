@@ -163,8 +163,10 @@ def _units(table: TableRun, sweeps: dict[str, SweepConfig]) -> list[RowUnit]:
         units += units_of_rows(table.rows, read_judged(sweeps["rows"].folder))
     if "choice" in sweeps:
         folder = sweeps["choice"].folder
-        selection = json.loads((folder / "selection.json").read_text())
-        units += units_chosen(table.rows, read_judged(folder), selection)
+        selection = folder / "selection.json"
+        # There is none where no unit of it has finished within the budget.
+        if selection.exists():
+            units += units_chosen(table.rows, read_judged(folder), json.loads(selection.read_text()))
     order = {row.row.name: place for place, row in enumerate(table.rows)}
     return sorted(units, key=lambda named: order[named[0]])
 
@@ -240,7 +242,7 @@ def _provenance(table: TableRun, units: Sequence[RowUnit], settings: Sequence[Se
         "seeds": table.config.seeds,
         "split_seeds": table.config.data.split_seeds,
         "data": resolved_data(table.config),
-        "cpus_per_worker": table.config.resources.cpus_per_worker,
+        "resources": table.config.resources.model_dump(include={"cpus_per_worker", "gpus_per_worker"}),
         "commit": environment["commit"],
         "versions": {name: environment[name] for name in ("twofold", "python")} | environment["packages"],
         "hardware": {name: environment[name] for name in ("cpu", "cores", "machine", "gpus")},

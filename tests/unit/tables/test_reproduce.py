@@ -42,7 +42,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = describe_environment()
     provenance: dict[str, Any] = {
         "data": resolved_data(config),
-        "cpus_per_worker": 1,
+        "resources": {"cpus_per_worker": 1, "gpus_per_worker": 0},
         "images": image_hashes(config),
         "splits": write_splits(folder / "digits", settings),
         "commit": here["commit"],
