@@ -273,8 +273,7 @@ def reproduce(
     """
     from orchestrator.tables.reproduce import reproduce as reproduce_cell
 
-    if not reproduce_cell(cell, data, data_root, results, console):
-        raise typer.Exit(1)
+    _end(reproduce_cell(cell, data, data_root, results, console))
 
 
 @app.command(name="choose-k")

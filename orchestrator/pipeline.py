@@ -146,10 +146,13 @@ def run_sweep(
         else:
             where = f" The report is {config.folder / 'report.html'}." if chooses else ""
             console.print(f"Nothing is left to run.{where}")
-    return _outcome(config, plan, console, untracked, stopped)
+    retry = f"`twofold retry {config.folder}` runs them" if chooses else "The same command runs them"
+    return _outcome(config, plan, console, retry, untracked, stopped)
 
 
-def _outcome(config: SweepConfig, plan: Plan, console: Console, untracked: bool, stopped: bool) -> Outcome:
+def _outcome(
+    config: SweepConfig, plan: Plan, console: Console, retry: str, untracked: bool, stopped: bool
+) -> Outcome:
     """Count the records, and say what failed and what is left."""
     rows = plan.ledger.outlines(unit.key for unit in plan.units)
     failed = [row for row in rows if row["state"] == "failed"]
@@ -158,7 +161,7 @@ def _outcome(config: SweepConfig, plan: Plan, console: Console, untracked: bool,
         console.print(
             f"[red]{len(failed)} units failed[/], the first with: {escape(''.join(first))}\n"
             f"`twofold status {config.folder}` groups them by cause; the tracebacks are in column `error` "
-            f"of {config.folder / 'units.parquet'}. `twofold retry {config.folder}` runs them again."
+            f"of {config.folder / 'units.parquet'}. {retry} again."
         )
     if left := len(plan.units) - len(rows):
         console.print(f"{left} of {len(plan.units)} units are left. The same command goes on.")

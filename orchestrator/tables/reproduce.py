@@ -15,7 +15,7 @@ from rich.table import Table
 
 from orchestrator.config import DataConfig, ResourceConfig, SweepConfig
 from orchestrator.environment import describe_environment
-from orchestrator.pipeline import run_sweep
+from orchestrator.pipeline import Outcome, run_sweep
 from orchestrator.plan import Unit
 from orchestrator.prepare import domain_fingerprints, draw_settings, image_hashes
 from orchestrator.tables.files import read_result, read_splits, read_unit_lines
@@ -52,8 +52,8 @@ class Shipped:
     settings: list[Setting]
 
 
-def reproduce(cell: str, data: str, root: Path | None, results: Path, console: Console) -> bool:
-    """Run the configurations of a cell afresh; say whether every AUROC is what was shipped.
+def reproduce(cell: str, data: str, root: Path | None, results: Path, console: Console) -> Outcome:
+    """Run the configurations of a cell afresh; units whose AUROC is not what was shipped count as failed.
 
     Args:
         cell: ``TABLE:ROW/COLUMN``.
@@ -76,8 +76,12 @@ def reproduce(cell: str, data: str, root: Path | None, results: Path, console: C
     def is_wanted(unit: Unit) -> bool:
         return (unit.setting, canonical(unit.configuration), unit.seed) in wanted
 
-    run_sweep(config, console, None, chooses=False, only=is_wanted)
-    return _compare(shipped, read_judged(config.folder), console)
+    outcome = run_sweep(config, console, None, chooses=False, only=is_wanted)
+    if outcome.stopped:
+        return outcome
+    others = _compare(shipped, read_judged(config.folder), console)
+    # A cell is reproduced whether or not MLflow was told.
+    return Outcome(len(shipped.units) - others, others, untracked=False, stopped=False)
 
 
 def read_cell(cell: str, folder: Path) -> Shipped:
@@ -203,8 +207,8 @@ def _differences(shipped: Setting, drawn: Setting | None) -> Iterator[str]:
                 yield f"{where}: {part} has {len(new)} images, {same} of the {len(old)} shipped"
 
 
-def _compare(shipped: Shipped, reproduced: Sequence[JudgedUnit], console: Console) -> bool:
-    """Print shipped and reproduced AUROC side by side; say whether they agree."""
+def _compare(shipped: Shipped, reproduced: Sequence[JudgedUnit], console: Console) -> int:
+    """Print shipped and reproduced AUROC side by side; count the units that do not agree."""
     found = {_name(unit): unit.auroc for unit in reproduced}
     table = Table(box=box.SIMPLE_HEAD, title=f"{shipped.cell}: AUROC in percent")
     for heading in ("pair", "class", "rho", "split seed", "seed", "shipped", "reproduced", "difference"):
@@ -228,10 +232,11 @@ def _compare(shipped: Shipped, reproduced: Sequence[JudgedUnit], console: Consol
     return _judge(shipped, differences, console)
 
 
-def _judge(shipped: Shipped, differences: Sequence[float], console: Console) -> bool:
+def _judge(shipped: Shipped, differences: Sequence[float], console: Console) -> int:
+    """Say how far apart the AUROC are, and what may be the cause; count the units that do not agree."""
     failed = len(shipped.units) - len(differences)
     largest = max(differences, default=0.0)
-    same = failed == 0 and largest <= TOLERANCE
+    others = failed + sum(difference > TOLERANCE for difference in differences)
     if differences:
         console.print(
             f"Largest difference: {largest:.6f} points of AUROC; up to {TOLERANCE:g} counts as the same.",
@@ -239,13 +244,13 @@ def _judge(shipped: Shipped, differences: Sequence[float], console: Console) -> 
         )
     if failed:
         console.print(f"[red]{failed} of {len(shipped.units)} units failed.[/]", highlight=False)
-    if same:
+    if not others:
         console.print("[green]Reproduced.[/]")
     else:
         console.print("[red]Not reproduced.[/]")
         for line in _changes(shipped.table.provenance):
             console.print(f"  {line}", highlight=False)
-    return same
+    return others
 
 
 def _changes(provenance: Mapping[str, Any]) -> list[str]:

@@ -56,7 +56,10 @@ def define(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
 
 @pytest.fixture
 def succeed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fake], list[str]]:
-    """Instead of training, a unit that ``works`` gets scores drawn for its key; returns what is run."""
+    """Instead of training, a unit that ``works`` gets scores drawn for its key, another one fails.
+
+    Returns the keys of what is run.
+    """
 
     def use(works: Fake) -> list[str]:
         ran: list[str] = []
@@ -66,18 +69,20 @@ def succeed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fake], list[str]]:
             plan = make_plan(config)
             sizes = {setting.key: len(setting.test) for setting in plan.settings}
             tasks = {setting.key: setting.description for setting in plan.settings}
-            left = [unit for unit in plan.rounds.missing() if works(unit)]
+            left = plan.rounds.missing()
             for unit in left:
-                scores = generator("scores", unit.key).random(sizes[unit.setting]).astype(np.float32)
+                done = works(unit)
+                size = sizes[unit.setting] if done else 0
+                scores = generator("scores", unit.key).random(size).astype(np.float32)
                 record = UnitRecord(
-                    key=unit.key, setting=unit.setting, state="done", seed=unit.seed,
+                    key=unit.key, setting=unit.setting, state="done" if done else "failed", seed=unit.seed,
                     config=dict(unit.configuration), test=scores, **tasks[unit.setting],
                 )  # fmt: skip
                 plan.ledger.write(record)
             ran.extend(unit.key for unit in left)
             states = plan.ledger.compact(_by_setting(plan.units), config.folder / "units.parquet")
             judge(config)
-            return Outcome(states["done"], 0, False, False)
+            return Outcome(states["done"], states["failed"], False, False)
 
         monkeypatch.setattr(run, "run_sweep", sweep)
         return ran
@@ -126,7 +131,7 @@ def test_contaminations_as_columns_are_means_over_pairs(
     assert result.cells["three", "rho=0.25"].mean == pytest.approx(np.mean(found))
 
 
-def test_a_unit_that_is_not_done_leaves_its_cell_incomplete_and_is_run_by_the_next_call(
+def test_a_unit_that_failed_leaves_its_cell_incomplete_and_is_run_by_the_next_call(
     define: Callable[..., None], succeed: Callable[[Fake], list[str]]
 ) -> None:
     define()
