@@ -49,6 +49,10 @@ Overrides = Annotated[
 ]
 Name = Annotated[str | None, typer.Option(help="Name of the sweep; default: the file's.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on; default: this machine.")]
+Data = Annotated[str, typer.Option(metavar="PRESET", help="digits, pacs, office31, office_home or visda.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of the images, DIR/<domain>/<class>/*.")
+]
 SweepFolder = Annotated[Path, typer.Argument(help="Folder of a sweep, e.g. runs/digits.")]
 
 
@@ -236,6 +240,40 @@ def score(
 
     if not score_folder(folder, detector, to, console):
         raise typer.Exit(1)
+
+
+@app.command()
+@_reports_errors
+def table(
+    name: Annotated[str, typer.Argument(help="Table, a file of search_spaces/tables without its ending.")],
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    fast: Annotated[bool, typer.Option("--fast", help="One split seed instead of three.")] = False,
+    set_: Overrides = None,
+    to: Annotated[Path | None, typer.Option(help="Folder of the tables; default: runs/tables.")] = None,
+) -> None:
+    """Measure a table of the paper: run the rows that have no result yet, judge them, write and print it."""
+    from orchestrator.tables.run import make_table
+
+    _end(make_table(name, data, data_root, fast, set_ or [], to, console))
+
+
+@app.command()
+@_reports_errors
+def reproduce(
+    cell: Annotated[str, typer.Argument(metavar="TABLE:ROW/COLUMN", help="Cell of a measured table.")],
+    data: Data = "digits",
+    data_root: DataRoot = None,
+    results: Annotated[Path, typer.Option(help="Folder of the measured tables.")] = Path("benchmarks/tables"),
+) -> None:
+    """Run one cell of a measured table again from its splits, and compare every AUROC behind it.
+
+    Exit code 1 where one differs by more than 0.0001 points, 2 where images or splits are not those of the
+    table.
+    """
+    from orchestrator.tables.reproduce import reproduce as reproduce_cell
+
+    _end(reproduce_cell(cell, data, data_root, results, console))
 
 
 @app.command(name="choose-k")

@@ -31,10 +31,21 @@ def describe_environment() -> dict[str, Any]:
         "commit": _commit(),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "cpu": _cpu(),
         "cores": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def _cpu() -> str | None:
+    """Model of the processor, as Linux names it; None elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else None
 
 
 def _commit() -> str | None:

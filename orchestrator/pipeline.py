@@ -73,13 +73,18 @@ class Outcome:
     stopped: bool
 
 
-def make_plan(config: SweepConfig, meanwhile: Callable[[], None] | None = None) -> Plan:
+def make_plan(
+    config: SweepConfig,
+    meanwhile: Callable[[], None] | None = None,
+    only: Callable[[Unit], bool] | None = None,
+) -> Plan:
     """Check everything that can be checked before a trial runs, and enumerate the units.
 
     Args:
         config: the sweep.
         meanwhile: called when the images are found and before the settings are drawn, in a process that is
             waited for: begins what can go on beside it.
+        only: which units of a grid to plan; None = all.
 
     Raises:
         TwofoldError: bad configuration, data, or output folder.
@@ -94,11 +99,18 @@ def make_plan(config: SweepConfig, meanwhile: Callable[[], None] | None = None) 
     settings = draw_settings(config, fingerprints)
     check_feasible(grid, settings)
     rounds = Rounds(config, grid, settings, fingerprints, Ledger(storage))
+    if only is not None:
+        rounds.units = [unit for unit in rounds.units if only(unit)]
     return Plan(grid, settings, rounds, storage, fingerprints)
 
 
 def run_sweep(
-    config: SweepConfig, console: Console, address: str | None, accept_changes: bool = False
+    config: SweepConfig,
+    console: Console,
+    address: str | None,
+    accept_changes: bool = False,
+    chooses: bool = True,
+    only: Callable[[Unit], bool] | None = None,
 ) -> Outcome:
     """Run what is missing; choose and report when anything is new.
 
@@ -107,6 +119,9 @@ def run_sweep(
         console: where to say what happens.
         address: Ray cluster; None = this machine.
         accept_changes: go on in a folder whose sweep was planned otherwise.
+        chooses: choose and report at the end; False = only judge, for configurations that nothing is chosen
+            from, such as the rows of a table.
+        only: which units of a grid to run; None = all.
     """
     set_ray_environment(address)
     from orchestrator.ray_start import RaySession
@@ -115,25 +130,29 @@ def run_sweep(
     stopped = untracked = False
     with RaySession(config, address) as session:
         # A sweep that was complete most likely is: Ray then starts only if it is not.
-        plan = make_plan(config, None if _completion(config).exists() else session.start)
+        plan = make_plan(config, None if _completion(config).exists() else session.start, only)
         leases = Leases(plan.storage, owner)
         open_spec(plan.storage, leases, describe_spec(config, plan.fingerprints), accept_changes)
         _write_provenance(config)
         left = plan.rounds.next(leases)
         console.print(_headline(config, plan, left), highlight=False)
-        if left or not _is_complete(config, plan):
+        if left or not _is_complete(config, plan, chooses):
             _completion(config).unlink(missing_ok=True)
             if left:
                 stopped, untracked = _run(config, plan, left, console, owner, session)
             session.end()
             if not stopped:
-                untracked = not _conclude(config, plan, console, owner, untracked)
+                untracked = not _conclude(config, plan, console, owner, untracked, chooses)
         else:
-            console.print(f"Nothing is left to run. The report is {config.folder / 'report.html'}.")
-    return _outcome(config, plan, console, untracked, stopped)
+            where = f" The report is {config.folder / 'report.html'}." if chooses else ""
+            console.print(f"Nothing is left to run.{where}")
+    retry = f"`twofold retry {config.folder}` runs them" if chooses else "The same command runs them"
+    return _outcome(config, plan, console, retry, untracked, stopped)
 
 
-def _outcome(config: SweepConfig, plan: Plan, console: Console, untracked: bool, stopped: bool) -> Outcome:
+def _outcome(
+    config: SweepConfig, plan: Plan, console: Console, retry: str, untracked: bool, stopped: bool
+) -> Outcome:
     """Count the records, and say what failed and what is left."""
     rows = plan.ledger.outlines(unit.key for unit in plan.units)
     failed = [row for row in rows if row["state"] == "failed"]
@@ -142,17 +161,21 @@ def _outcome(config: SweepConfig, plan: Plan, console: Console, untracked: bool,
         console.print(
             f"[red]{len(failed)} units failed[/], the first with: {escape(''.join(first))}\n"
             f"`twofold status {config.folder}` groups them by cause; the tracebacks are in column `error` "
-            f"of {config.folder / 'units.parquet'}. `twofold retry {config.folder}` runs them again."
+            f"of {config.folder / 'units.parquet'}. {retry} again."
         )
     if left := len(plan.units) - len(rows):
         console.print(f"{left} of {len(plan.units)} units are left. The same command goes on.")
     return Outcome(len(rows) - len(failed), len(failed), untracked, stopped)
 
 
-def _conclude(config: SweepConfig, plan: Plan, console: Console, owner: Owner, untracked: bool) -> bool:
-    """Choose, report and end the tracking; say whether MLflow has everything."""
+def _conclude(
+    config: SweepConfig, plan: Plan, console: Console, owner: Owner, untracked: bool, chooses: bool
+) -> bool:
+    """Choose and report, or only judge, and end the tracking; say whether MLflow has everything."""
     states = plan.ledger.compact(_by_setting(plan.units), config.folder / "units.parquet")
-    if states["done"]:
+    if not chooses:
+        judge(config)
+    elif states["done"]:
         choose(config, console)
         make_report(config, console)
     tracked = not untracked and _finish_tracking(config, plan, console, owner)
@@ -189,8 +212,9 @@ def _completion(config: SweepConfig) -> Path:
     return config.folder / "complete"
 
 
-def _is_complete(config: SweepConfig, plan: Plan) -> bool:
-    outputs = [config.folder / name for name in ("selection.json", "report.html", "units.parquet")]
+def _is_complete(config: SweepConfig, plan: Plan, chooses: bool) -> bool:
+    made = ("selection.json", "report.html") if chooses else ("oracle/auroc.parquet",)
+    outputs = [config.folder / name for name in ("units.parquet", *made)]
     stamp = _completion(config)
     exist = stamp.exists() and all(path.exists() for path in outputs)
     return exist and stamp.read_text() == _planned(plan)
@@ -331,16 +355,25 @@ def choose(config: SweepConfig, console: Console) -> None:
     console.print(f"Chosen without labels: {path}", highlight=False)
 
 
-def make_report(config: SweepConfig, console: Console) -> None:
-    """Open the labels in the oracle's process, then write report.html and print the table."""
-    from orchestrator.report.page import write_report
-    from orchestrator.report.summary import summarise
-    from orchestrator.report.table import render
+def judge(config: SweepConfig) -> None:
+    """Open the labels in the oracle's process, which writes oracle/auroc.parquet.
 
+    Raises:
+        TwofoldError: what the oracle says of the units.
+    """
     command = [sys.executable, "-m", "orchestrator.oracle", "evaluate", str(config.folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise TwofoldError(f"the oracle could not judge {config.folder}: {done.stderr.strip()}")
+
+
+def make_report(config: SweepConfig, console: Console) -> None:
+    """Open the labels once, then write report.html and print the table."""
+    from orchestrator.report.page import write_report
+    from orchestrator.report.summary import summarise
+    from orchestrator.report.table import render
+
+    judge(config)
     path = write_report(config.folder)
     console.print(render(summarise(config.folder)))
     console.print(f"Report: {path}", highlight=False)

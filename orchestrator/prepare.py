@@ -159,8 +159,17 @@ def draw_settings(config: SweepConfig, fingerprints: Mapping[str, str]) -> list[
 def domain_fingerprints(config: SweepConfig) -> dict[str, str]:
     """Fingerprint of every domain the sweep uses."""
     dataset = open_dataset(config)
-    names = {name for pair in config.data.pairs or dataset.pairs() for name in pair}
-    return {name: dataset.domain(name).fingerprint for name in sorted(names)}
+    return {name: dataset.domain(name).fingerprint for name in _domains_used(config, dataset)}
+
+
+def image_hashes(config: SweepConfig) -> dict[str, str]:
+    """Hash of the images of every domain the sweep uses, the same for every copy; every image is read."""
+    dataset = open_dataset(config)
+    return {name: dataset.image_hash(name) for name in _domains_used(config, dataset)}
+
+
+def _domains_used(config: SweepConfig, dataset: Dataset) -> list[str]:
+    return sorted({name for pair in config.data.pairs or dataset.pairs() for name in pair})
 
 
 def _run_oracle(folder: Path, request: Mapping[str, Any]) -> None:

@@ -54,7 +54,7 @@ class Cell:
 class PaperFigures:
     """A column of the paper: row name -> its figure.
 
-    ``column`` names the measured column of the same pair; None where this run has none.
+    ``column`` is the measured column of the same pair, if this run has it.
     """
 
     label: str
@@ -67,8 +67,8 @@ class PaperFigures:
 class Claim:
     """A claim of the paper and what was measured.
 
-    The mean difference ``better`` - ``than`` in points with its 95 % interval, paired by setting; None where
-    a row was not measured. The claim holds where the interval lies above 0, does not hold where it lies
+    That is the mean difference ``better`` - ``than`` in points with its 95 % interval, paired by setting;
+    None where a row was not measured. It holds where the interval lies above 0, does not hold where it lies
     below, and is not clear otherwise.
     """
 

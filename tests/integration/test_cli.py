@@ -240,6 +240,8 @@ COMMANDS = {
     "retry": "failed units",
     "sync": "MLflow",
     "select": "without labels",
+    "table": "Measure a table of the paper",
+    "reproduce": "Run one cell of a measured table again",
     "rescore": "proxies.parquet",
     "report": "report.html",
     "export": "write and register them",

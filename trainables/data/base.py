@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from typing import ClassVar, cast
 
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 
 from trainables.errors import TwofoldError
 from trainables.registry import Component, Registry
+from trainables.seeding import canonical_json
 from trainables.types import ImageDomain
 
 
@@ -44,6 +46,19 @@ class Dataset(Component, ABC):
     @abstractmethod
     def class_of(self, name: str) -> dict[str, str]:
         """LABELS, image id -> class name, of one domain. Only ``orchestrator/oracle.py`` may call it."""
+
+    def image_hash(self, name: str) -> str:
+        """Hash of the ids and pixels of a domain, whose fingerprint may go by the times of files instead.
+
+        It reads every image.
+        """
+        domain = self.domain(name)
+        digest = hashlib.blake2b(digest_size=16)
+        for index, image_id in enumerate(domain.ids):
+            image = domain.read(index)
+            digest.update(canonical_json([image_id, *image.size]).encode())
+            digest.update(image.tobytes())
+        return digest.hexdigest()
 
 
 # The registry hands out classes to construct; that Dataset itself is abstract does not matter to it.

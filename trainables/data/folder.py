@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from functools import cache, partial
@@ -62,6 +63,12 @@ class Folder(Dataset):
     def class_of(self, name: str) -> dict[str, str]:
         """Image id -> name of the folder that holds it."""
         return {file.id: label for label, files in self._files(name).items() for file in files}
+
+    def image_hash(self, name: str) -> str:
+        """Hash of the paths and bytes of the files of a domain, which takes no decoding."""
+        files = sorted(file for files in self._files(name).values() for file in files)
+        contents = [(file.relative, _file_hash(file.path)) for file in files]
+        return stable_hash(contents, 32)
 
     def _spelling(self, folder_name: str) -> str:
         """Name under which a domain or class folder is known."""
@@ -207,6 +214,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         paper = Image.new("RGBA", drawing.size, "white")
         return Image.alpha_composite(paper, drawing).convert("RGB")
     return image.convert("RGB")
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_at(paths: tuple[Path, ...], index: int) -> Image.Image:
