@@ -90,7 +90,7 @@ def make_plan(
         TwofoldError: bad configuration, data, or output folder.
     """
     grid = make_grid(config)
-    _open_folder(config)
+    open_folder(config)
     storage = Storage(config.ledger_location)
     Ledger(storage).open()
     fingerprints = domain_fingerprints(config)
@@ -192,7 +192,7 @@ def _by_setting(units: Iterable[Unit]) -> Iterable[list[str]]:
     return keys.values()
 
 
-def _open_folder(config: SweepConfig) -> None:
+def open_folder(config: SweepConfig) -> None:
     """Create the sweep's folder.
 
     Raises:

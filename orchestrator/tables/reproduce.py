@@ -15,14 +15,14 @@ from rich.table import Table
 
 from orchestrator.config import DataConfig, ResourceConfig, SweepConfig
 from orchestrator.environment import describe_environment
-from orchestrator.pipeline import Outcome, run_sweep
+from orchestrator.pipeline import Outcome, open_folder, run_sweep
 from orchestrator.plan import Unit
 from orchestrator.prepare import domain_fingerprints, draw_settings, image_hashes
 from orchestrator.tables.files import read_result, read_splits, read_unit_lines
 from orchestrator.tables.measure import JudgedUnit, canonical, read_judged
 from orchestrator.tables.result import TableResult
 from orchestrator.tables.run import column_name
-from orchestrator.tables.sweeps import sweep_of
+from orchestrator.tables.sweeps import check_root, sweep_of
 from trainables.configuration import Configuration
 from trainables.data.settings_file import PARTS
 from trainables.errors import TwofoldError, UnknownName, nearest_name
@@ -67,9 +67,10 @@ def reproduce(cell: str, data: str, root: Path | None, results: Path, console: C
     """
     shipped = read_cell(cell, results / data)
     config = _sweep(shipped, root)
+    check_root(config, data)
     # Neither records nor splits of an earlier attempt may be read.
     shutil.rmtree(config.folder, ignore_errors=True)
-    config.folder.mkdir(parents=True)
+    open_folder(config)
     _check_data(shipped, config)
     wanted = {(unit.setting, canonical(unit.configuration), unit.seed) for unit in shipped.units}
 

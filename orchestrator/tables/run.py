@@ -28,7 +28,7 @@ from orchestrator.tables.measure import (
     units_of_rows,
 )
 from orchestrator.tables.result import Cell, Column, TableResult
-from orchestrator.tables.rows import PlannedRow, plan_claims, plan_paper, plan_rows
+from orchestrator.tables.rows import PlannedClaim, PlannedRow, plan_claims, plan_paper, plan_rows
 from orchestrator.tables.sweeps import pairs_left_out, preset_of_table, resolved_data, sweep_of
 from trainables.data.settings_file import read_settings
 from trainables.errors import TwofoldError
@@ -48,6 +48,7 @@ class TableRun:
         data: name of the preset.
         config: the preset under the table's protocol.
         rows: printed rows.
+        claims: between printed rows.
         left_out: published pairs that cannot be measured -> the domains that are not there.
         folder: where its files go.
     """
@@ -57,6 +58,7 @@ class TableRun:
     data: str
     config: SweepConfig
     rows: list[PlannedRow]
+    claims: list[PlannedClaim]
     left_out: dict[tuple[str, str], list[str]]
     folder: Path
 
@@ -88,7 +90,8 @@ def make_table(
     config = preset_of_table(definition, data, root, fast, overrides)
     folder = (to or config.output / "tables") / data / name
     rows = plan_rows(definition, config)
-    table = TableRun(name, definition, data, config, rows, pairs_left_out(config), folder)
+    claims = plan_claims(definition.claims, rows)
+    table = TableRun(name, definition, data, config, rows, claims, pairs_left_out(config), folder)
     sweeps = _sweeps(table)
     outcome = _run(sweeps, console)
     if outcome.stopped:
@@ -139,7 +142,6 @@ def _measure(
     paper = plan_paper(
         table.definition, table.rows, table.config.data.dataset, [column.name for column in columns]
     )
-    claims = plan_claims(table.definition.claims, table.rows)
     result = TableResult(
         name=table.name,
         title=table.definition.title,
@@ -150,7 +152,7 @@ def _measure(
         columns=columns,
         cells=_cells(table, units, settings),
         paper=tuple(paper),
-        claims=tuple(measure_claim(claim, units) for claim in claims),
+        claims=tuple(measure_claim(claim, units) for claim in table.claims),
         missing=tuple(_missing(table, columns)),
         provenance=_provenance(table, units, settings),
     )

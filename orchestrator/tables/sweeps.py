@@ -55,10 +55,18 @@ def preset_of_table(
     written = [f"{key}={json.dumps(value)}" for key, value in protocol.items()]
     file = Path(str(resources.files("search_spaces"))) / f"{data}.yaml"
     config = load_config(file, [*written, *INSTALLED_MODELS.get(data, []), *overrides])
-    needs_root = DATASETS.get(config.data.dataset).model_fields.keys() & {"root"}
-    if needs_root and config.data.root is None:
-        raise TwofoldError(f"--data {data}: name the folder of its images, --data-root DIR")
+    check_root(config, data)
     return config.model_copy(update={"ledger": config.ledger or str(_ledger(config, data))})
+
+
+def check_root(config: SweepConfig, data: str) -> None:
+    """Refuse a dataset of folders without the folder that holds them.
+
+    Raises:
+        TwofoldError: names the option.
+    """
+    if "root" in DATASETS.get(config.data.dataset).model_fields and config.data.root is None:
+        raise TwofoldError(f"--data {data}: name the folder of its images, --data-root DIR")
 
 
 def _ledger(config: SweepConfig, data: str) -> Path:

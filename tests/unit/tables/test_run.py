@@ -22,7 +22,7 @@ from orchestrator.tables.result import TableResult
 from orchestrator.tables.run import TableRun, _missing, make_table
 from orchestrator.tables.sweeps import pairs_left_out, preset_of_table
 from trainables.data.pacs import PACS
-from trainables.errors import TwofoldError
+from trainables.errors import TwofoldError, UnknownName
 from trainables.seeding import generator
 
 ROWS: list[dict[str, Any]] = [
@@ -168,6 +168,13 @@ def test_a_table_of_missing_rows_alone_cannot_be_run(define: Callable[..., None]
         measure(fast=True)
 
 
+def test_a_claim_about_an_unknown_row_is_refused_before_anything_runs(define: Callable[..., None]) -> None:
+    define(claims=[{"text": "c", "better": "too", "than": "three"}])
+    with pytest.raises(UnknownName, match=r"no row 'too'\. Did you mean 'two'"):
+        measure(fast=True)
+    assert not Path("runs").exists()
+
+
 def test_a_stopped_sweep_writes_no_table(
     define: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +196,7 @@ def test_what_is_missing_says_what_it_takes(define: Callable[..., None], tmp_pat
         definition = run.read_table("made")
         config = preset_of_table(definition, "pacs", tmp_path / "images", True, sets)
         rows = run.plan_rows(definition, config)
-        table = TableRun("made", definition, "pacs", config, rows, pairs_left_out(config), tmp_path)
+        table = TableRun("made", definition, "pacs", config, rows, [], pairs_left_out(config), tmp_path)
         pairs = config.data.pairs or [("photo", "art_painting"), ("photo", "sketch")]
         columns = [run.Column("->".join(pair), "") for pair in pairs]
         return _missing(table, columns if definition.columns == "pair" else [run.Column("rho=0.1", "")])
