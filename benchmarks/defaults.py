@@ -42,9 +42,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 FACTORS: dict[str, list[Any]] = {
     "epochs": [3, 6, 12],
     "learning_rate": [3e-5, 1e-4, 3e-4],
-    "batch_size": [16, 32, 64],
     "centre": ["fixed", "ema", "refresh"],
-    "embedding_dim": [None, 128],
     "finetune": ["last_stage", "head"],
     "lambda_align": [0.3, 1.0, 3.0],
     "negatives": ["non_dominant", "ignore_band", "in_batch", "both"],
