@@ -48,8 +48,8 @@ FACTORS: dict[str, list[Any]] = {
     "negatives": ["non_dominant", "ignore_band", "in_batch", "both"],
     "tau": [0.07, 0.2, 0.5],
 }
-STARTS = {"epochs": 6, "learning_rate": 1e-4, "batch_size": 32, "centre": "fixed", "embedding_dim": None,
-          "finetune": "last_stage", "lambda_align": 1.0, "negatives": "non_dominant", "tau": 0.2}  # fmt: skip
+STARTS = {"epochs": 6, "learning_rate": 1e-4, "centre": "fixed", "finetune": "last_stage",
+          "lambda_align": 1.0, "negatives": "non_dominant", "tau": 0.2}  # fmt: skip
 BATCH_STATISTICS = "batch statistics"
 
 
