@@ -239,7 +239,7 @@ def test_a_failed_default_leaves_the_leader() -> None:
 def test_labels_never_take_part(order: list[int]) -> None:
     oracle = flat(alignment="mmd", supervision="oracle")
     few = [record(DEFAULT, 1), record(LEFT, 3), record(RIGHT, 2)]
-    many = [*few, record(oracle, 99), record(flat(alignment="positive", supervision="oracle"), 50)]
+    many = [*few, record(oracle, 99), record(flat(alignment="positive", supervision="few_shot"), 50)]
     with_planted = decide(*[many[i] for i in order])
     assert oracle not in [with_planted["config"]]
     assert with_planted == {**decide(*few), "ranking": with_planted["ranking"]}

@@ -101,6 +101,13 @@ def test_seeds_of_a_configuration_are_averaged_before_the_best_is_taken(empty_sw
     assert pair.seed_std == pytest.approx(statistics.stdev([80, 84]))
 
 
+def test_units_that_were_told_labels_are_no_candidates(empty_sweep, tmp_path):
+    shots = {**TRUE_NORMALS, "supervision": "few_shot"}
+    add(empty_sweep, "x", [(DEFAULT, 0, 70.0), (shots, 0, 99.0), (TRUE_NORMALS, 0, 98.0)], DEFAULT)
+    (pair,) = summarise(empty_sweep.write(tmp_path)).pairs
+    assert (pair.scores.best, pair.scores.random, pair.scores.true_normals) == (70, 70, 98)
+
+
 def test_split_seeds_are_averaged_within_a_class_before_the_classes(empty_sweep, tmp_path):
     add(empty_sweep, "x", [(DEFAULT, 0, 60.0)], DEFAULT, split=0)
     add(empty_sweep, "x", [(DEFAULT, 0, 80.0)], DEFAULT, split=1)
