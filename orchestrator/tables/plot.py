@@ -119,7 +119,8 @@ def _places(groups: Sequence[Block]) -> dict[str, float]:
 
 def _bar(axes: Axes, cell: Cell | None, y: float, colour: str, right: float, label: str) -> None:
     if cell is None:
-        axes.text(_CHANCE, y, " not measured", va="center", fontsize=7, color=MUTED)
+        # Beside the values, where no mark of the paper covers it.
+        axes.text(right, y, "  not\n  measured", va="center", fontsize=7, color=MUTED)
         return
     axes.barh(y, cell.mean - _CHANCE, 0.72, left=_CHANCE, color=colour, alpha=0.75, lw=0, label=label)
     axes.hlines(y, cell.low, cell.high, color=INK, lw=1.2, zorder=4)

@@ -35,7 +35,7 @@ def test_bars_a_panel_per_column_with_intervals_and_the_papers_diamonds(result):
     assert [left.get_title(loc="left"), right.get_title(loc="left")] == ["typeset→mnist", "typeset→optdigits"]
     assert (len(left.patches), len(right.patches)) == (12, 11)
     assert "75.0†" in "".join(texts(left))
-    assert " not measured" in texts(right)
+    assert "  not\n  measured" in texts(right)
     widths = [patch.get_x() + patch.get_width() for patch in left.patches]
     assert widths[0] == pytest.approx(61.0)
     assert len(left.collections) == 12
