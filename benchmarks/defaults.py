@@ -41,15 +41,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 }
 FACTORS: dict[str, list[Any]] = {
     "epochs": [3, 6, 12],
-    "learning_rate": [3e-5, 1e-4, 3e-4],
     "centre": ["fixed", "ema", "refresh"],
-    "finetune": ["last_stage", "head"],
-    "lambda_align": [0.3, 1.0, 3.0],
     "negatives": ["non_dominant", "ignore_band", "in_batch", "both"],
-    "tau": [0.07, 0.2, 0.5],
 }
-STARTS = {"epochs": 6, "learning_rate": 1e-4, "centre": "fixed", "finetune": "last_stage",
-          "lambda_align": 1.0, "negatives": "non_dominant", "tau": 0.2}  # fmt: skip
+STARTS = {"epochs": 6, "centre": "fixed", "negatives": "non_dominant"}
 BATCH_STATISTICS = "batch statistics"
 
 
