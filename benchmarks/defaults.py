@@ -70,6 +70,7 @@ class Variation:
 
 
 def main() -> None:
+    """Run what has no record, and write the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -97,9 +98,7 @@ def sweep(output: Path) -> SweepConfig:
         for factor, values in FACTORS.items()
         if factor in Configuration.parse({**config.fixed, **system}).as_dict()
     ]
-    return config.model_copy(
-        update={"space": [{**config.fixed, **block} for block in blocks], "fixed": config.fixed}
-    )
+    return config.model_copy(update={"space": blocks})
 
 
 def labels(folder: Path) -> dict[str, np.ndarray]:

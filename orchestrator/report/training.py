@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.ledger import read_by_setting
+from trainables.configuration import DEFAULTS
+from trainables.supervision.base import SUPERVISIONS
 
 DIAGNOSTICS = ("effective_rank", "score_spread", "negatives_inside")
 QUANTITIES = ("loss", *DIAGNOSTICS)
@@ -75,7 +77,8 @@ def _trainings(table: pa.Table) -> Iterator[tuple[str, tuple[tuple[float | None,
     """
     for row in table.to_pylist():
         config = json.loads(row["config"])
-        if row["state"] == "failed" or config.get("supervision") == "oracle":
+        supervision = config.get("supervision", DEFAULTS["supervision"])
+        if row["state"] == "failed" or SUPERVISIONS.get(supervision).needs_labels:
             continue
         entries = json.loads(row["epochs"])
         names = ("epoch", *QUANTITIES)
