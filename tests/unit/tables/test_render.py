@@ -18,23 +18,12 @@ from orchestrator.tables.long_csv import FIELDS, long_csv
 from orchestrator.tables.markdown import markdown
 from orchestrator.tables.render import terminal, write
 from orchestrator.tables.result import Cell, Column, PaperFigures, Row, TableResult
-from tests.unit.tables.made_up import everything, make
 from trainables.scores.base import SCORES
 
 FILES = ["table.md", "table.tex", "table.csv", "table.png"]
 STRANGE = "R&D_5% #1 {x} | ~a^b \\c $y$ a->b → ρ−1 <b> *s* `t` 中 --set"
 PAIRS = ("typeset->mnist", "typeset->optdigits")
 MANY = ("photo->art_painting", "photo->cartoon", "photo->sketch", "Clipart->Product", "Product->Clipart")
-
-
-@pytest.fixture
-def result():
-    return everything()
-
-
-@pytest.fixture
-def build():
-    return make
 
 
 def printed(result, width, **options):

@@ -6,20 +6,9 @@ import pytest
 
 from orchestrator.tables import plot
 from orchestrator.tables.result import Column, PaperFigures
-from tests.unit.tables.made_up import everything, make
 
 KS = {str(k): f"K = {k}" for k in (2, 5, 10)} | {"all": "no clustering"}
 RHOS = ("rho=0", "rho=0.1", "rho=0.3")
-
-
-@pytest.fixture
-def result():
-    return everything()
-
-
-@pytest.fixture
-def build():
-    return make
 
 
 def texts(axes):
