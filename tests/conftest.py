@@ -46,7 +46,15 @@ def ray_local() -> Iterator[None]:
     """A Ray of two CPUs on this machine, whatever cluster RAY_ADDRESS names; stopped when the tests end."""
     import ray
 
-    ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=300_000_000)
+    ray.init(
+        "local",
+        num_cpus=2,
+        num_gpus=0,
+        include_dashboard=False,
+        object_store_memory=300_000_000,
+        # As in a sweep. The last words of one test's workers would else come out during the next test.
+        log_to_driver=False,
+    )
     try:
         yield
     finally:

@@ -136,7 +136,7 @@ def twofold_here(*arguments: object) -> Finished:
 def refused(done: Finished, *parts: str) -> None:
     """Exit code 2, and one message, the last thing said, that holds ``parts``; no traceback."""
     assert done.code == 2, done.output
-    assert done.output.count("error: ") == 1 and "Traceback" not in done.output
+    assert done.output.count("error: ") == 1 and "Traceback" not in done.output, done.output
     message = done.message.partition("error: ")[2]
     for part in parts:
         assert part in message, done.message

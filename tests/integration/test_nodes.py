@@ -166,7 +166,7 @@ def _small_space(path: Path, cache: Path) -> Path:
 
 def _refused(done: Finished, *parts: str) -> None:
     assert done.code == 2, done.output
-    assert done.output.count("error: ") == 1 and "Traceback" not in done.output
+    assert done.output.count("error: ") == 1 and "Traceback" not in done.output, done.output
     assert all(part in done.message for part in parts), done.message
 
 
