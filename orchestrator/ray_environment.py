@@ -16,6 +16,8 @@ ALWAYS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # No snapshot of Tune's state is ever read.
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    # Where a task has failed, the tracebacks of those beside it, which nobody asks for, would be shown, too.
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     # Tune takes Ctrl-C as the end of one fit, and what is left would be fitted again.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }

@@ -11,17 +11,16 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator.ray_environment import ALWAYS, ON_THIS_MACHINE
+
 # Ray and MLflow read these when they are imported, and processes started by a test inherit them.
 os.environ.update(
+    ALWAYS | ON_THIS_MACHINE,
     AWS_ACCESS_KEY_ID="test",
     AWS_SECRET_ACCESS_KEY="test",
     AWS_EC2_METADATA_DISABLED="true",
     HF_HUB_OFFLINE="1",
     MLFLOW_DISABLE_TELEMETRY="true",
-    RAY_AUTH_MODE="disabled",
-    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # listen on the loopback alone
-    RAY_USAGE_STATS_ENABLED="0",
-    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
 )
 # The tests' runs do not belong on the server of the person who runs them.
 os.environ.pop("MLFLOW_TRACKING_URI", None)

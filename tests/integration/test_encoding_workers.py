@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -74,3 +77,21 @@ def test_an_error_of_a_worker_is_that_of_one_process(workers: EncodingWorkers) -
         list(workers(network(without_weights), ("pooled",), batches(1)))
     with pytest.raises(NonFinite, match="no direction"):
         list(workers(network(), ("features",), batches(6, black=4)))
+
+
+def test_errors_of_the_batches_beside_a_failed_one_are_not_shown(
+    workers: EncodingWorkers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What Ray logs goes where standard error was when it was imported.
+    monkeypatch.setattr(logging.getLogger("ray"), "handlers", [caplog.handler])
+
+    def fail() -> None:
+        try:
+            next(workers(network(), ("features",), (0 * batch for batch in batches(6))))
+        except NonFinite:
+            time.sleep(1)  # until the others have failed, too, while the traceback holds them
+
+    fail()
+    gc.collect()
+    time.sleep(1)
+    assert not caplog.messages
