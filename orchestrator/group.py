@@ -197,7 +197,7 @@ class GroupRun:
             while True:
                 for record in race.finish(past, score):
                     yield Progress([record])
-                if not race.open:
+                if past.epoch >= race.epochs:
                     return
                 started = time.perf_counter()
                 past.losses.append(checked_losses(training.fit_epoch(), past.epoch + 1))
