@@ -71,7 +71,9 @@ def measured(rows: list[dict[str, object]], workers: int, prepared: float) -> Sw
         seconds = json.loads(str(row["seconds"]))
         configuration = Configuration.parse(json.loads(str(row["config"])))
         key = row["setting"], row["seed"]
-        training[*key, configuration.embedding_key] = seconds["train"]
+        shared = *key, configuration.training_key
+        # The seconds of a unit are those up to its own last epoch.
+        training[shared] = max(training.get(shared, 0.0), seconds["train"])
         clustering[*key, configuration.trusted_key] = seconds["cluster"]
         scoring += seconds["score"]
     trained = sum(training.values())

@@ -140,7 +140,7 @@ class Past:
         initial: diagnostics before the first epoch.
         losses: mean losses of each epoch.
         objectives: unit key -> epoch -> the objective at a rung of early stopping.
-        seconds: wall time so far, interruptions left out.
+        seconds: wall time of its start and epochs.
     """
 
     batch_size: int | None
@@ -167,7 +167,9 @@ class Bookmark:
     checkpoints: Checkpoints | None
     bundle: str
 
-    def begin(self, method: Method, inputs: TrainingInputs, batch_size: int | None) -> tuple[Training, Past]:
+    def begin(
+        self, method: Method, inputs: TrainingInputs, batch_size: int | None, most: int
+    ) -> tuple[Training, Past]:
         """Continue from the checkpoint, or start where there is none that is whole and fits.
 
         Args:
@@ -175,12 +177,13 @@ class Bookmark:
             inputs: of the training.
             batch_size: in place of the method's own. None takes what the checkpoint was trained with, and a
                 checkpoint of another size than the one given is not used.
+            most: epochs after which the first unit ends. A checkpoint after more of them is not used.
         """
         try:
             if self.checkpoints is not None and (content := self.checkpoints.load(self.bundle)) is not None:
                 state, progress = unpack(content)
                 past = Past(**progress)
-                if batch_size in (None, past.batch_size):
+                if batch_size in (None, past.batch_size) and past.epoch <= most:
                     training = _sized(method, past.batch_size).start(inputs)
                     training.restore(state, past.epoch)
                     return training, past

@@ -68,22 +68,22 @@ def checked_losses(losses: dict[str, float], epoch: int) -> dict[str, float]:
     return losses
 
 
-def embed_all(training: Training, inputs: TrainingInputs, past: Past, started: float) -> Embedded:
+def embed_all(training: Training, inputs: TrainingInputs, past: Past) -> Embedded:
     """The embeddings of every part as the training stands.
 
     Args:
         training: after the epochs of ``past``.
         inputs: what it started from.
         past: its epochs.
-        started: ``time.perf_counter()`` when it would have started without interruptions.
 
     Raises:
         ValueError, NonFinite: what ``rows_of`` says.
     """
+    started = time.perf_counter()
     parts: dict[Part, np.ndarray] = {part: rows_of(training, inputs, part) for part in PARTS}
     diagnostics = {**past.initial, **diagnose(parts["target_sel"], training.centre, "")}
     epochs = [{"epoch": float(epoch), **losses} for epoch, losses in enumerate(past.losses, 1)]
-    seconds = time.perf_counter() - started
+    seconds = past.seconds + time.perf_counter() - started
     return Embedded(
         parts,
         training.centre,

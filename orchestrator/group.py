@@ -1,4 +1,4 @@
-"""One group of units on one setting: cluster once per trusted set, train once per embedding, score many.
+"""One group of units on one setting: cluster once per trusted set, train once per bundle, score many.
 
 Knows neither Ray nor MLflow: the trial wraps it, and tests run it as it is.
 """
@@ -104,7 +104,9 @@ class GroupRun:
         judge: Judge | None = None,
         batch_size: int | None = None,
     ) -> Iterator[Progress]:
-        """Run the units of one bundle, yielding after every epoch and then with every record.
+        """Run the units of one bundle, yielding after every epoch and with every record.
+
+        Its training goes on to the end of the unit of most epochs; each is scored after its own.
 
         A training that the GPU's memory cannot hold starts once more with half the batch, from epoch 1. Any
         other exception becomes a failed record of each unit; it never leaves this method.
@@ -154,13 +156,14 @@ class GroupRun:
     ) -> Iterator[Progress]:
         unit, configuration = members[0]
         arrays = self._prepared.setting_arrays(unit.setting, configuration)
-        if configuration.method is None:
+        longest = max((config for _, config in members), key=lambda config: config.epochs)
+        if longest.method is None:
             embedded = frozen_embeddings(arrays)
             for unit, config in members:
                 yield Progress([self._score(unit, config, embedded)])
         else:
             inputs = self._training_inputs(unit, configuration, arrays)
-            yield from self._train(members, configuration.method, inputs, bookmark, judge, batch_size)
+            yield from self._train(members, longest.method, inputs, bookmark, judge, batch_size)
 
     def _train(
         self,
@@ -173,36 +176,41 @@ class GroupRun:
     ) -> Iterator[Progress]:
         """Train what the checkpoint has not trained yet, and score every unit where it ends."""
         started = time.perf_counter()
-        training, past = bookmark.begin(method, inputs, batch_size)
-        started -= past.seconds
         configurations = {unit.key: configuration for unit, configuration in members}
-        race = Race(judge, [unit for unit, _ in members], method.epochs)
+        epochs = {key: configuration.epochs for key, configuration in configurations.items()}
+        race = Race(judge, [unit for unit, _ in members], epochs)
+        training, past = bookmark.begin(method, inputs, batch_size, min(epochs.values()))
+        if past.epoch == 0:
+            past.initial = diagnose(rows_of(training, inputs, "target_sel"), training.centre, "_initial")
+        past.seconds += time.perf_counter() - started
 
         @functools.lru_cache(maxsize=1)
         def embedded(epoch: int) -> Embedded:
-            return embed_all(training, inputs, past, started)
+            return embed_all(training, inputs, past)
 
         def score(unit: Unit) -> UnitRecord:
             return self._score(unit, configurations[unit.key], embedded(past.epoch))
 
-        if past.epoch == 0:
-            past.initial = diagnose(rows_of(training, inputs, "target_sel"), training.centre, "_initial")
-        if ended := race.resume(past, score):
-            yield Progress(ended)
-        while race.open and past.epoch < method.epochs:
-            past.losses.append(checked_losses(training.fit_epoch(), past.epoch + 1))
-            past.seconds = time.perf_counter() - started
-            ended = race.judge(past, score)
-            if past.epoch < method.epochs:
-                bookmark.save_if_due(training, past)
-            try:
+        try:
+            if ended := race.resume(past, score):
+                yield Progress(ended)
+            while True:
+                for record in race.finish(past, score):
+                    yield Progress([record])
+                if past.epoch >= race.epochs:
+                    return
+                started = time.perf_counter()
+                past.losses.append(checked_losses(training.fit_epoch(), past.epoch + 1))
+                past.seconds += time.perf_counter() - started
+                ended = race.judge(past, score)
+                if past.epoch < race.epochs:
+                    bookmark.save_if_due(training, past)
                 yield Progress(ended, past.epoch, past.losses[-1])
-            except GeneratorExit:
-                # The driver stops this trial: what is trained so far is not trained again.
+        except GeneratorExit:
+            # The driver stops this trial: what is trained so far is not trained again.
+            if race.open:
                 bookmark.save(training, past)
-                raise
-        for unit in race.open:
-            yield Progress([race.finish(unit, score(unit), past)])
+            raise
 
     def _training_inputs(
         self, unit: Unit, configuration: Configuration, arrays: SettingArrays

@@ -119,14 +119,14 @@ def plan_units(
     fingerprints: Mapping[str, str],
 ) -> list[Unit]:
     """All units of some configurations, each key once, in bundles that depend on nothing else."""
-    flats = [(one.as_dict(), one.embedding_key, one.method is not None) for one in configurations]
+    flats = [(one.as_dict(), one.training_key, one.method is not None) for one in configurations]
     units: dict[str, Unit] = {}
     for setting in settings:
         for seed in config.seeds:
             shared: dict[str, list[Member]] = defaultdict(list)
-            for flat, embedding, trains in flats:
+            for flat, training, trains in flats:
                 key = unit_key(config, setting, fingerprints, flat, seed)
-                shared[embedding].append((key, flat, trains))
+                shared[training].append((key, flat, trains))
             for members in _bundles(shared.values()):
                 name = stable_hash(sorted(key for key, _, _ in members))
                 units.update({k: Unit(k, setting.key, flat, seed, name, t) for k, flat, t in members})
@@ -134,7 +134,7 @@ def plan_units(
 
 
 def _bundles(shared: Iterable[list[Member]]) -> Iterable[list[Member]]:
-    """One bundle per training; of the units that need none, some that share an embedding."""
+    """One bundle per training; of the units that need none, some that share frozen features."""
     for members in shared:
         if members[0][2]:
             yield members

@@ -1,8 +1,8 @@
-"""Early stopping inside one training: each unit that shares it is judged by its own score at the rungs."""
+"""Where the units of one training end: after their own epochs, or early, by their own scores at the rungs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -21,7 +21,7 @@ class Judge(Protocol):
         """The stage-B proxy that is compared."""
 
     def rungs(self, epochs: int) -> Collection[int]:
-        """The epochs of a training after which its units are judged."""
+        """The epochs after which a unit of ``epochs`` epochs is judged."""
 
     def goes_on(self, unit: Unit, epoch: int, value: float | None) -> bool:
         """Whether a unit with this objective at a rung is trained further; None = undefined."""
@@ -36,25 +36,31 @@ class Race:
     Args:
         judge: None lets every unit go on.
         units: those that share the training.
-        epochs: of the training.
+        epochs: unit key -> epochs after which it ends.
     """
 
-    def __init__(self, judge: Judge | None, units: Sequence[Unit], epochs: int) -> None:
+    def __init__(self, judge: Judge | None, units: Sequence[Unit], epochs: Mapping[str, int]) -> None:
         self._judge = judge
-        self._rungs = frozenset(judge.rungs(epochs) if judge else ())
+        self._epochs = epochs
+        self._rungs = {key: frozenset(judge.rungs(last) if judge else ()) for key, last in epochs.items()}
         self.open = list(units)
 
+    @property
+    def epochs(self) -> int:
+        """How many epochs the units that go on need; 0 where none does."""
+        return max((self._epochs[unit.key] for unit in self.open), default=0)
+
     def judge(self, past: Past, score: Callable[[Unit], UnitRecord]) -> list[UnitRecord]:
-        """Judge the open units after the last epoch; return the records of those that end here.
+        """Judge the open units at whose rung the training is; return the records of those that end early.
 
         Args:
             past: of the training; takes the objectives.
             score: the record that a unit would have if it ended now.
         """
-        if self._judge is None or past.epoch not in self._rungs:
+        if self._judge is None:
             return []
         ended = []
-        for unit in list(self.open):
+        for unit in [unit for unit in self.open if past.epoch in self._rungs[unit.key]]:
             record = score(unit)
             value = record_objective(self._judge.objective, record) if record.state == "done" else None
             if value is not None:
@@ -79,11 +85,14 @@ class Race:
                 ended.append(with_objectives(replace(score(unit), state="stopped"), past))
         return ended
 
-    def finish(self, unit: Unit, record: UnitRecord, past: Past) -> UnitRecord:
-        """The record of a unit that was trained to the end, with its objectives."""
-        if self._judge is not None and record.state == "done":
-            self._judge.finish(unit)
-        return with_objectives(record, past)
+    def finish(self, past: Past, score: Callable[[Unit], UnitRecord]) -> Iterator[UnitRecord]:
+        """The records of the open units that have had all their epochs, with their objectives."""
+        for unit in [unit for unit in self.open if past.epoch == self._epochs[unit.key]]:
+            record = score(unit)
+            self.open.remove(unit)
+            if self._judge is not None and record.state == "done":
+                self._judge.finish(unit)
+            yield with_objectives(record, past)
 
 
 def with_objectives(record: UnitRecord, past: Past) -> UnitRecord:

@@ -6,7 +6,7 @@ for each image is one kind.
 
 from __future__ import annotations
 
-import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,9 +77,14 @@ class Sizes:
         return self.source_val + 2 * self.target_sel + self.test
 
     @property
+    def parts(self) -> int:
+        """Images of every part, the patch-shuffled ones of T_sel included."""
+        return self.source_fit + self.target_fit + self.scored
+
+    @property
     def embedded(self) -> int:
         """Images that a training embeds: S_fit and T_sel at its start, and every part at its end."""
-        return 2 * self.source_fit + self.target_fit + self.target_sel + self.scored
+        return self.source_fit + self.target_sel + self.parts
 
     def capped(self, trained: int, others: int) -> Sizes:
         """At most ``trained`` images of S_fit, and ``others`` of each other part."""
@@ -87,8 +92,15 @@ class Sizes:
         return Sizes(min(self.source_fit, trained), *(min(size, others) for size in rest))
 
 
-def training(configuration: Configuration, sizes: Sizes) -> list[Work]:
-    """The epochs of a training, and the start and embeddings of its network; nothing without a training."""
+def training(configurations: Sequence[Configuration], sizes: Sizes) -> list[Work]:
+    """The epochs of a training, and the start and embeddings of its network; nothing without a training.
+
+    Args:
+        configurations: those that share it, at least one.
+        sizes: of the setting.
+    """
+    epochs = {one.epochs for one in configurations}
+    configuration = configurations[0]
     if configuration.method is None:
         return []
     names = dict(configuration.names)
@@ -100,9 +112,11 @@ def training(configuration: Configuration, sizes: Sizes) -> list[Work]:
     parts += ["negatives"] if configuration.alignment.uses_negatives else []
     parts += [f"clustering by {names['clusterer']} in each epoch"] if configuration.reclusters else []
     parts += [f"{name} {value}" for name, value in sorted(shown.items())]
-    trained = used["epochs"] * sizes.source_fit
+    # The longest contains the others; every part is embedded after each number of epochs.
+    trained = max(epochs) * sizes.source_fit
+    embedded = sizes.embedded + (len(epochs) - 1) * sizes.parts
     network = f"embedding by {shown.get('backbone')}, finetune {shown.get('finetune')}"
-    return [Work(", ".join(parts), trained=trained), Work(network, starts=1, rows=sizes.embedded)]
+    return [Work(", ".join(parts), trained=trained), Work(network, starts=1, rows=embedded)]
 
 
 def trusting(configuration: Configuration, sizes: Sizes) -> Work | None:
@@ -146,23 +160,25 @@ class Workload:
         configuration, sizes = self.parse(unit.configuration), self._sizes[unit.setting]
         found = trusting(configuration, sizes)
         return [
-            *training(configuration, sizes),
+            *training([configuration], sizes),
             *([] if found is None else [found]),
             scoring(configuration, sizes),
         ]
 
     def of_group(self, units: Sequence[Unit]) -> list[Work]:
         """Everything that one Ray trial does: each trusted set and each training once, each score."""
-        shared: dict[tuple[str, str], list[Work]] = {}
+        sizes = self._sizes[units[0].setting]
+        bundles: dict[str, list[Configuration]] = defaultdict(list)
+        trusted: dict[str, Work] = {}
         scores: list[Work] = []
         for unit in units:
-            configuration, sizes = self.parse(unit.configuration), self._sizes[unit.setting]
-            if trained := training(configuration, sizes):
-                shared["training", unit.bundle] = trained
-            if trusted := trusting(configuration, sizes):
-                shared["trusting", configuration.trusted_key] = [trusted]
+            configuration = self.parse(unit.configuration)
+            bundles[unit.bundle].append(configuration)
+            if found := trusting(configuration, sizes):
+                trusted[configuration.trusted_key] = found
             scores.append(scoring(configuration, sizes))
-        return [*itertools.chain.from_iterable(shared.values()), *scores]
+        trained = [work for members in bundles.values() for work in training(members, sizes)]
+        return [*trained, *trusted.values(), *scores]
 
     def measured(self, records: Iterable[UnitRecord]) -> list[Sample]:
         """Work and the seconds that it took, from records; what was interrupted or cut short is left out."""
@@ -172,7 +188,7 @@ class Workload:
                 continue
             configuration, sizes = self.parse(record.config), self._sizes[record.setting]
             where = (record.setting, record.seed)
-            if trained := training(configuration, sizes):
+            if trained := training([configuration], sizes):
                 name = ("train", where, configuration.embedding_key)
                 found[name] = Sample(trained, record.seconds["train"])
             if trusted := trusting(configuration, sizes):

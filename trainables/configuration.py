@@ -128,11 +128,25 @@ class Configuration:
 
     @property
     def embedding_key(self) -> str:
-        """Equal for configurations that share one training and differ in the score alone."""
-        method = self._training if self.method else self.encoder
-        trusted = self.trusted_key if self.alignment.uses_trusted else None
-        weight = [self._supervision["alpha"]] if "alpha" in self._supervision else []
-        return stable_hash([dict(self.names)["alignment"], self.alignment.used(), method, trusted, *weight])
+        """Equal for configurations that have the same embeddings and differ in the score alone."""
+        return self._key_of(self._training)
+
+    @property
+    def training_key(self) -> str:
+        """Equal for configurations that share one training, each of them scored after its own epochs.
+
+        Apart from the score they differ in ``epochs`` alone, and in these only where no epoch depends on
+        them. A trusted set found in the backbone's own space does: its draws are named by all of
+        ``_training``.
+        """
+        if self.method is None or self.method.uses_progress or self.alignment.uses_progress:
+            return self.embedding_key
+        return self._key_of({name: value for name, value in self._training.items() if name != "epochs"})
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the training; 0 where nothing is trained."""
+        return self.method.epochs if self.method else 0
 
     @property
     def reclusters(self) -> bool:
@@ -151,6 +165,13 @@ class Configuration:
         return {
             name: value for name, value in used.items() if name != "alpha" or self.alignment.uses_negatives
         }
+
+    def _key_of(self, training: Mapping[str, Any]) -> str:
+        """Hash of the hyperparameters of a training and of everything else that embeddings depend on."""
+        method = training if self.method else self.encoder
+        trusted = self.trusted_key if self.alignment.uses_trusted else None
+        weight = [self._supervision["alpha"]] if "alpha" in self._supervision else []
+        return stable_hash([dict(self.names)["alignment"], self.alignment.used(), method, trusted, *weight])
 
     @property
     def _own_space(self) -> Any:

@@ -120,6 +120,25 @@ def test_gradient_reaches_the_trusted_embeddings_and_stays_finite(name: str, val
         assert equal or gradient.abs().sum() > 0
 
 
+@pytest.mark.parametrize(("name", "values"), EVERY)
+def test_the_progress_changes_nothing_unless_the_alignment_uses_it(name: str, values: dict[str, Any]) -> None:
+    """Neither the loss nor a gradient: trainings of other numbers of epochs are shared on its word."""
+    alignment = build(name, **values)
+
+    def at(progress: float) -> list[torch.Tensor]:
+        rows = replace(complete(alignment, batch()), progress=progress)
+        inputs = [x.clone().requires_grad_() for x in (rows.source, rows.trusted, rows.negatives)]
+        loss = alignment(Batch(*inputs, rows.centre, critic=rows.critic, progress=progress))
+        weights = [] if rows.critic is None else list(rows.critic.parameters())
+        if not loss.requires_grad:
+            return [loss]
+        gradients = torch.autograd.grad(loss, [*inputs, *weights], allow_unused=True)
+        return [loss.detach(), *(gradient for gradient in gradients if gradient is not None)]
+
+    same = [all(map(torch.equal, at(0.0), at(progress))) for progress in (0.01, 0.5, 1.0)]
+    assert same == [not alignment.uses_progress] * 3
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if not ALIGNMENTS.get(name).uses_trusted])
 def test_without_the_target_the_loss_is_zero(name: str) -> None:
     rows = batch()

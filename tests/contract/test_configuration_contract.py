@@ -166,6 +166,24 @@ def test_embedding_key_is_equal_for_the_same_training_alone(
     assert (left.embedding_key == right.embedding_key) == (training_of(left) == training_of(right))
 
 
+@given(mappings(), mappings())
+@settings(max_examples=200)
+def test_training_key_is_equal_where_one_training_serves_both(
+    first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    """As ``embedding_key``, apart from the epochs where none of them depends on their number."""
+    names = ["epochs", *list(second)[:1]]
+    left, right = parse(first), parse({**first, **{key: second[key] for key in names if key in second}})
+
+    def needs(configuration: Configuration) -> Any:
+        uses_progress = configuration.alignment.uses_progress
+        in_own_space = configuration.encoder == "backbone" and configuration.alignment.uses_trusted
+        apart = uses_progress or in_own_space
+        return {key: value for key, value in training_of(configuration).items() if apart or key != "epochs"}
+
+    assert (left.training_key == right.training_key) == (needs(left) == needs(right))
+
+
 @given(mappings(), st.sampled_from(REGISTRIES["score"].names()))
 def test_scores_of_one_training_share_it(flat: dict[str, Any], score: str) -> None:
     left = parse({"alignment": "mmd", "supervision": "unsupervised", **flat, "score": "knn"})

@@ -321,8 +321,11 @@ def test_tiled_negatives_are_those_of_the_trusted_images(
         assert (expected - negative).abs().amax(dim=1).min() < 1e-4
 
 
-def test_progress_grows_from_step_to_step(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = inputs("mmd", "full", backbone)
+@pytest.mark.parametrize("alignment", ["grl", "mmd"])
+def test_progress_grows_from_step_to_step_for_who_uses_it(
+    alignment: str, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = inputs(alignment, "full", backbone)
     seen: list[float] = []
     loss = type(given.alignment).__call__
     monkeypatch.setattr(
@@ -332,7 +335,19 @@ def test_progress_grows_from_step_to_step(backbone: str, monkeypatch: pytest.Mon
     )
     training = start(backbone, given, epochs=2)
     fit(training, 2)
-    assert seen == pytest.approx([i / len(seen) for i in range(len(seen))])
+    expected = [i / len(seen) if alignment == "grl" else 0.0 for i in range(len(seen))]
+    assert len(seen) == 6 and seen == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("alignment", ALIGNED)
+def test_a_training_is_the_beginning_of_a_longer_one_unless_it_says_otherwise(
+    name: str, alignment: str, backbone: str
+) -> None:
+    given, values = inputs(alignment, "head", backbone), {"backbone": backbone, "finetune": "head"}
+    short, long = (METHODS.get(name)(epochs=n, batch_size=6, **values).start(given) for n in (2, 5))
+    same = fit(short) == fit(long) and np.array_equal(short.embed("test"), long.embed("test"))
+    assert same or METHODS.get(name).uses_progress or given.alignment.uses_progress
 
 
 def test_the_domain_classifier_learns_and_is_kept_in_the_state(backbone: str) -> None:

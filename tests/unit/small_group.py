@@ -28,7 +28,7 @@ NORMAL = np.arange(60) % 5 != 0
 def unit(seed: int = 0, **flat: Any) -> Unit:
     canonical = Configuration.parse(flat).as_dict()
     key = stable_hash([canonical, seed])
-    bundle = stable_hash([Configuration.parse(flat).embedding_key, seed])
+    bundle = stable_hash([Configuration.parse(flat).training_key, seed])
     return Unit(key, "s1", canonical, seed, bundle, Configuration.parse(flat).method is not None)
 
 

@@ -90,6 +90,28 @@ def test_records_of_the_sweep_are_enough(ledger: Ledger, monkeypatch: pytest.Mon
     assert found.load.units == len(left) == 12
 
 
+def test_of_the_trainings_of_a_bundle_the_longest_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.5 s to start, 1 ms for an image and epoch, 0.1 ms to embed or cluster one, 0.2 ms to score one."""
+    without_images(monkeypatch)
+    values: dict[str, Any] = {"default": {"alignment": "mmd", "clusterer": "kmeans", "k": 5, "score": "knn"}}
+    values["space"] = [{**values["default"], "epochs": [2, 6, 12]}]
+    ledger = Ledger(Storage(str(tmp_path)))
+    ledger.open()
+    for one in plan(SETTINGS[1:], **values):
+        size = {s.key: len(s.test) for s in SETTINGS}[one.setting]
+        trained = 0.5 + one.configuration["epochs"] * size * 1e-3 + 8 * size * 1e-4
+        seconds = {"train": trained, "cluster": size * 1e-4, "score": 4 * size * 2e-4}
+        record = stub_record(one.key, setting=one.setting, config=dict(one.configuration), seconds=seconds)
+        ledger.write(record)
+    estimator = Estimator(config(**values), enumerate_grid(config(**values)), SETTINGS, 1.0)
+    found = estimator.estimate([plan(SETTINGS[:1], **values)], plan(SETTINGS[1:], **values), ledger)
+    embedded = 8 * 10 + 2 * 6 * 10  # every part again for each other number of epochs
+    expected = 0.5 + 12 * 10 * 1e-3 + embedded * 1e-4 + 10 * 1e-4 + 3 * 4 * 10 * 2e-4
+    assert found.load.units == 3 and found.load.rounds[0] == [pytest.approx(expected, rel=1e-6)]
+
+
 def test_nothing_left_needs_no_pilot(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     without_images(monkeypatch)
     found = Estimator(config(), enumerate_grid(config()), SETTINGS, 1.0).estimate(

@@ -236,6 +236,59 @@ def test_each_training_runs_once_and_says_its_epochs(
     assert [len(step.finished) for step in steps] == [0, 0] + [1] * len(units)
 
 
+SHARED: list[dict[str, Any]] = [
+    {"alignment": "mmd"},
+    {"alignment": "contrastive", "negatives": "ignore_band", "centre": "ema"},
+    {"alignment": "positive", "centre": "refresh", "embedding_dim": 4},
+    {"alignment": "none"},
+]
+
+
+def alone(prepared: Prepared, units: Sequence[Unit]) -> dict[str, UnitRecord]:
+    """What each unit gives in a training of its own."""
+    return {key: record for one in units for key, record in run(prepared, [one]).items()}
+
+
+@pytest.mark.parametrize("values", SHARED)
+def test_the_longest_training_serves_every_number_of_epochs(
+    values: dict[str, Any], prepared: Prepared, backbone: str
+) -> None:
+    units = [
+        trained(backbone, epochs=epochs, score=score, **values)
+        for epochs in (2, 4, 1)
+        for score in ("knn", "source_centre")
+    ]
+    expected = alone(prepared, units)
+    group = GroupRun(prepared, units)
+    assert len(group.bundles()) == 1
+    steps = list(group.run(units))
+    assert [step.epoch for step in steps if step.epoch] == [1, 2, 3, 4]
+    found = {record.key: record for step in steps for record in step.finished}
+    assert all(record.state == "done" for record in found.values())
+    assert found.keys() == expected.keys() and all(equal(found[key], expected[key]) for key in expected)
+    seconds = {len(record.epochs): record.seconds["train"] for record in found.values()}
+    assert list(seconds) == [1, 2, 4] and sorted(seconds.values()) == list(seconds.values())
+
+
+@pytest.mark.parametrize("values", [{"alignment": "grl"}, {"encoder": "backbone"}])
+def test_epochs_that_depend_on_their_number_are_trained_apart(
+    values: dict[str, Any], prepared: Prepared, backbone: str
+) -> None:
+    units = [trained(backbone, epochs=epochs, **values) for epochs in (1, 2)]
+    assert GroupRun(prepared, units).bundles() == [[unit] for unit in units]
+    found = run(prepared, units)
+    first, second = (found[unit.key].epochs for unit in units)
+    assert (len(first), len(second)) == (1, 2)
+
+
+def test_a_training_goes_only_as_far_as_is_needed(prepared: Prepared, backbone: str) -> None:
+    """The unit of more epochs has its record already."""
+    short = trained(backbone, epochs=1)
+    assert short.bundle == trained(backbone, epochs=4).bundle
+    steps = list(GroupRun(prepared, [short]).run([short]))
+    assert [step.epoch for step in steps] == [1, 0]
+
+
 def test_a_failing_training_fails_its_own_units_alone(prepared: Prepared, backbone: str) -> None:
     broken = [trained(backbone, learning_rate=1e30, score=score) for score in ("knn", "source_centre")]
     too_many = unit(alignment="identity", clusterer="kmeans", k=31, score="knn")
@@ -349,6 +402,43 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
     assert len(steps[-1].finished) == 2 and kept.loads == 2
     for record in steps[-1].finished:
         assert record.state == "done" and equal(record, expected[record.key])
+
+
+@pytest.mark.parametrize(("last", "recorded"), [(1, 0), (2, 0), (2, 1), (3, 1)])
+def test_an_interrupted_training_goes_on_for_the_units_that_are_left(
+    last: int, recorded: int, prepared: Prepared, backbone: str
+) -> None:
+    """Taken away after epoch ``last``, before or after the record of the unit that ends at epoch 2."""
+    units = [trained(backbone, epochs=epochs) for epochs in (2, 4)]
+    expected, kept = alone(prepared, units), Kept()
+    steps = GroupRun(prepared, units).run(in_bundle(units), kept)
+    before = [next(steps) for _ in range(last + recorded)]
+    steps.close()  # type: ignore[attr-defined]
+    found = {record.key: record for step in before for record in step.finished}
+    assert list(found) == [units[0].key][:recorded]
+    left = [unit for unit in units if unit.key not in found]
+    after = steps_of(prepared, left, kept)
+    assert [step.epoch for step in after] == [*range(last + 1, 5), 0]
+    found |= {record.key: record for record in after[-1].finished}
+    assert found.keys() == expected.keys() and all(equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_checkpoint_behind_the_end_of_a_unit_is_not_used(prepared: Prepared, backbone: str) -> None:
+    """As where the record of the shorter unit was removed, so that it runs again."""
+    short, long = trained(backbone, epochs=1), trained(backbone, epochs=4)
+    expected, kept = alone(prepared, [short, long]), Kept()
+    interrupt(prepared, [long], kept, 2)
+    steps = steps_of(prepared, [long, short], kept)
+    assert [step.epoch for step in steps] == [1, 2, 3, 4, 0]
+    assert all(equal(record, expected[record.key]) for record in steps[-1].finished)
+
+
+def test_nothing_is_saved_once_every_unit_has_its_record(prepared: Prepared, backbone: str) -> None:
+    units, kept = [trained(backbone, epochs=epochs) for epochs in (1, 2)], Kept(lambda: False)
+    steps = GroupRun(prepared, units).run(units, kept)
+    assert [len(next(steps).finished) for _ in range(4)] == [0, 1, 0, 1]
+    steps.close()  # type: ignore[attr-defined]
+    assert not kept.files
 
 
 def test_an_exception_between_epochs_loses_that_epoch_alone(
@@ -511,6 +601,18 @@ def test_a_full_device_halves_the_batch_once(
         assert (record.state, record.batch_size) == ("done", 4) and record.config == member.configuration
         assert not comparable or np.array_equal(record.test, expected[record.key].test)
         assert not comparable or record.epochs == expected[record.key].epochs
+
+
+def test_a_full_device_costs_no_unit_that_had_ended(
+    prepared: Prepared, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = [trained(backbone, epochs=epochs) for epochs in (1, 3)]
+    expected = alone(prepared, units)
+    memory = Memory(monkeypatch, 4, full_from=4)
+    found = run(prepared, units)
+    assert memory.starts == [8, 4]
+    assert [found[unit.key].batch_size for unit in units] == [None, 4]
+    assert equal(found[units[0].key], expected[units[0].key])
 
 
 def test_a_second_time_is_a_failure(

@@ -198,6 +198,21 @@ def test_groups_cover_every_unit_once_and_never_split_a_training(
     assert trainings == sorted(trainings, reverse=True), "the longest groups start first"
 
 
+def test_trainings_that_differ_in_their_epochs_are_one_bundle() -> None:
+    block = {"clusterer": "kmeans", "k": 2, "score": ["knn", "mahalanobis"], "epochs": [2, 4, 12]}
+    space = [
+        {**block, "alignment": ["mmd", "positive"]},
+        {**block, "alignment": "grl"},
+        {**block, "alignment": "mmd", "encoder": "backbone"},
+    ]
+    planned = plan_units(config(space=space), grid(space=space).configurations, [SETTING], PRINTS)
+    trained = [unit for unit in planned if unit.trains]
+    # Of grl, and of a trusted set in the backbone's own space, every epoch depends on how many there are.
+    assert sorted(bundled(trained).values()) == [2] * 6 + [6] * 2
+    shared = [group_units(trained, 1)[i] for i in range(8)]
+    assert {len({unit.bundle for unit in group}) for group in shared} == {1}
+
+
 def test_nothing_to_group() -> None:
     assert group_units([], 8) == []
 

@@ -1,4 +1,4 @@
-"""Early stopping inside one training: judged by each unit's own score, at the rungs, once."""
+"""Where the units of one training end: early stopping by each unit's own score at the rungs, once."""
 
 from __future__ import annotations
 
@@ -90,6 +90,38 @@ def test_a_training_ends_with_its_last_unit(prepared: Prepared, backbone: str) -
     assert [step.epoch for step in steps] == [1, 2, 3]
     assert {record.state for record in records(steps).values()} == {"stopped"}
     assert set(records(steps)) == {unit.key for unit in units}
+
+
+@pytest.mark.parametrize("interrupted", [0, 3])
+def test_units_of_other_epochs_are_judged_as_in_trainings_of_their_own(
+    interrupted: int, prepared: Prepared, backbone: str
+) -> None:
+    """Rungs 1 and 3: of two epochs, one rung; of three, the last is none; of five, a unit stopped at 3."""
+
+    def goes(unit: Unit, epoch: int) -> bool:
+        return epoch < 3 or unit.configuration["score"] != "both_centres"
+
+    units = [trained(backbone, epochs=epochs) for epochs in (2, 3, 5)]
+    units.append(trained(backbone, epochs=5, score="both_centres"))
+    assert len({unit.bundle for unit in units}) == 1
+    apart = Told(goes)
+    expected = records([step for unit in units for step in run(prepared, [unit], apart)])
+    judge, kept = Told(goes), Kept()
+    steps = GroupRun(prepared, units).run(units, kept, judge)
+    before = [next(steps) for _ in range(interrupted)]
+    steps.close()  # type: ignore[attr-defined]
+    ended = {record.key for step in before for record in step.finished}
+    judge.heard.clear()
+    left = [unit for unit in units if unit.key not in ended]
+    found = records([*before, *run(prepared, left, judge, kept)])
+    assert [found[unit.key].state for unit in units] == ["done", "done", "done", "stopped"]
+    assert [len(found[unit.key].epochs) for unit in units] == [2, 3, 5, 3]
+    heard = {entry for entry in apart.heard if entry[0] not in ended}
+    assert set(judge.heard) == heard and len(judge.heard) == len(heard)
+    assert sorted(judge.finished) == sorted(unit.key for unit in units[:3])
+    for key, record in expected.items():
+        assert found[key].epochs == record.epochs and found[key].diagnostics == record.diagnostics
+        assert np.array_equal(found[key].test, record.test)
 
 
 def test_without_rungs_nothing_is_scored_before_the_end(prepared: Prepared, backbone: str) -> None:

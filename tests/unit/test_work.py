@@ -47,7 +47,7 @@ def test_sizes_are_those_of_the_setting() -> None:
 )
 def test_what_costs_the_same_for_an_image_is_one_kind(same: dict[str, Any]) -> None:
     start = {"alignment": "mmd", "clusterer": "density", "score": "knn", "batch_size": 32}
-    one, other = (training(parse(**flat), SIZES) for flat in (start, {**start, **same}))
+    one, other = (training([parse(**flat)], SIZES) for flat in (start, {**start, **same}))
     assert [work.kind for work in one] == [work.kind for work in other] and len(one) == 2
 
 
@@ -63,15 +63,15 @@ def test_what_costs_the_same_for_an_image_is_one_kind(same: dict[str, Any]) -> N
 )
 def test_what_costs_more_is_another_kind(other: dict[str, Any]) -> None:
     start = {"alignment": "mmd", "clusterer": "density", "score": "knn", "finetune": "head"}
-    one, two = (training(parse(**flat), SIZES) for flat in (start, {**start, **other}))
+    one, two = (training([parse(**flat)], SIZES) for flat in (start, {**start, **other}))
     assert one[0].kind != two[0].kind
 
 
 def test_a_training_grows_with_its_epochs() -> None:
-    epochs, network = training(parse(alignment="mmd", clusterer="all", score="knn", epochs=7), SIZES)
+    epochs, network = training([parse(alignment="mmd", clusterer="all", score="knn", epochs=7)], SIZES)
     assert (epochs.starts, epochs.trained, epochs.rows) == (0, 700, 0)
     assert (network.starts, network.trained, network.rows) == (1, 0, SIZES.embedded)
-    assert training(parse(alignment="identity", clusterer="all", score="knn"), SIZES) == []
+    assert training([parse(alignment="identity", clusterer="all", score="knn")], SIZES) == []
 
 
 def test_a_trusted_set_is_named_by_its_clusterer_and_k() -> None:
@@ -101,6 +101,17 @@ def test_a_group_does_what_is_shared_once() -> None:
     assert found == {"training": 2, "embedding": 2, "trusted": 2, "score": 5}
     alone = Counter(work.kind.split()[0] for one in units() for work in load.of(one))
     assert alone == {"training": 3, "embedding": 3, "trusted": 5, "score": 5}
+
+
+def test_the_longest_of_a_bundle_is_trained_and_every_number_of_epochs_embedded() -> None:
+    bundle = [
+        trained(BACKBONE, epochs=epochs, score=score) for epochs in (2, 9, 4) for score in ("knn", "knn_both")
+    ]
+    assert len({one.bundle for one in bundle}) == 1
+    epochs, network, *_ = Workload({"s1": SIZES}).of_group(bundle)
+    assert (epochs.starts, epochs.trained, epochs.rows) == (0, 900, 0)
+    parts = 100 + 20 + 50 + 30 + 30 + 200
+    assert (network.starts, network.trained, network.rows) == (1, 0, 100 + 30 + 3 * parts)
 
 
 def test_records_tell_each_training_and_trusted_set_once() -> None:

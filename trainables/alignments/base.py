@@ -25,7 +25,7 @@ class Batch:
         centre: (e,) hypersphere centre c.
         negative_weight: how much a negative counts, 1 = as much as eq. 8 says.
         critic: the alignment's own network; None where it has none.
-        progress: share of the training that is over, 0..1.
+        progress: share of the training that is over, 0..1; 0 where the alignment does not use it.
     """
 
     source: torch.Tensor
@@ -38,10 +38,14 @@ class Batch:
 
 
 class Alignment(Component):
-    """The loss L_uda of eq. 10."""
+    """The loss L_uda of eq. 10.
+
+    One that ``uses_progress`` makes each epoch depend on how many there are in all.
+    """
 
     trains: ClassVar[bool] = True
     uses_trusted: ClassVar[bool] = True
+    uses_progress: ClassVar[bool] = False
 
     @property
     def uses_negatives(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -22,6 +22,8 @@ class GradientReversal(Alignment):
     Between the two the gradient is multiplied by -(2 / (1 + e^(-10 p)) - 1), p = share of the training that
     is over: the classifier learns first.
     """
+
+    uses_progress: ClassVar[bool] = True
 
     def critic(self, embedding_dim: int) -> nn.Module:
         """The domain classifier: (b, e) embeddings -> (b, 1) logits, > 0 = target."""

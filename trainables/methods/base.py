@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -133,7 +133,14 @@ class TrainingInputs:
 
 
 class Method(Component):
-    """A trainable detector; its fields are the hyperparameters of training."""
+    """A trainable detector; its fields are the hyperparameters of training.
+
+    One that ``uses_progress`` makes each epoch depend on how many there are in all, as a learning rate does
+    that falls until the last one. Of any other, a training of some epochs is the beginning of every longer
+    one, if its alignment does not use progress either.
+    """
+
+    uses_progress: ClassVar[bool] = True
 
     epochs: int
     batch_size: int

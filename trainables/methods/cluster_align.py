@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ _ASSIGNMENT = tuple(field.name for field in fields(Assignment))
 @METHODS.register("cluster_align")
 class ClusterAlign(Method):
     """Tightens the source around a centre while the trusted target set is aligned with it."""
+
+    uses_progress: ClassVar[bool] = False
 
     backbone: str = Field("efficientnet_lite0", description="trainable feature extractor Phi")
     finetune: Literal["full", "last_stage", "head"] = Field("last_stage", description="what is trained")
@@ -254,6 +256,8 @@ class _Training(Training):
         source, trusted, negatives = torch.split(embeddings, [len(rows) for rows in positions])
         self._seen.append((trusted.detach() if len(trusted) else source.detach(), negatives.detach()))
         weight = self._inputs.negative_weight
+        # Kept from an alignment that does not say it uses it: trainings are shared on its word.
+        progress = progress if self._inputs.alignment.uses_progress else 0.0
         batch = Batch(source, trusted, negatives, self._centre, weight, self._critic, progress)
         dsvdd = (batch.source - batch.centre).square().sum(dim=1).mean()
         align = self._inputs.alignment(batch)
