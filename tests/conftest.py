@@ -21,6 +21,7 @@ os.environ.update(
     AWS_EC2_METADATA_DISABLED="true",
     HF_HUB_OFFLINE="1",
     MLFLOW_DISABLE_TELEMETRY="true",
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",  # a dozen processes, of which no test wants anything
 )
 # The tests' runs do not belong on the server of the person who runs them.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
