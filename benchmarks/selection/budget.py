@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from benchmarks.selection.tasks import Judged
 
 SIZES = (5, 10, 20, 40, 80)
-ORDERS = 5
+ORDERS = 8
+"""As many as keep the report below ten minutes of one core; each takes 40 s."""
 SINGLE = ("score_variation", "tail_separation")
 """Single proxies that come near the choice on the whole grid; neither needs the other units."""
 ORACLE = "oracle of the budget"
