@@ -208,7 +208,7 @@ mean of its configurations; then over the full grid, where all with one trusted 
 
 _VERDICT = """\
 It is not among the proxies: each sweep would need a second network's pass over all images. Across K, which it
-is made for, `dominant_stability` is ahead without one; on the full grid `dominant_silhouette` picks as well."""
+is made for, `dominant_stability` is ahead without one; on the full grid, `dominant_silhouette` is as good."""
 
 
 if __name__ == "__main__":
