@@ -123,7 +123,8 @@ def regrets(setting: Judged) -> dict[str, np.ndarray]:
         ORACLE: [auroc[some].max() for some in held],
     }
     return {
-        name: auroc.max() - np.reshape(values, chosen.shape).mean(axis=0) for name, values in reached.items()
+        name: (auroc.max() - np.reshape(values, chosen.shape)).mean(axis=0)
+        for name, values in reached.items()
     }
 
 
