@@ -13,6 +13,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from orchestrator import contamination, worth
 from orchestrator.config import SweepConfig
 from orchestrator.contamination import estimate_contamination, shape
 from orchestrator.ledger import UnitRecord, read_by_setting
-from orchestrator.oracle import Request, draw
+from orchestrator.oracle import Request, draw, read_request
 from orchestrator.pipeline import load_folder
 from orchestrator.prepare import open_dataset
 from trainables.cache import ArrayCache
@@ -54,6 +55,25 @@ def main() -> None:
     freeze_worth(folder, features)
 
 
+@dataclass(frozen=True)
+class TargetSet:
+    """The unlabelled target set of a setting.
+
+    Attributes:
+        rows: (n, d) frozen features of T_fit, then T_sel.
+        contamination: the share of anomalies among them.
+    """
+
+    setting: Setting
+    rows: np.ndarray
+    contamination: float
+
+    @property
+    def domain(self) -> str:
+        """The target domain."""
+        return self.setting.task.target
+
+
 def target_features(config: SweepConfig) -> Features:
     """Reads the frozen features (n, d) of the unlabelled target set of a setting."""
     dataset, cache = open_dataset(config), ArrayCache(config.cache)
@@ -71,33 +91,38 @@ def target_features(config: SweepConfig) -> Features:
     return read
 
 
-def freeze_contamination(folder: Path, features: Features) -> None:
-    """Draw target sets of known contamination, write their shapes, and judge each domain by the others."""
-    request = json.loads((folder / "request.json").read_text())
-    drawn = draw(Request.model_validate({**request, "contamination": list(RHOS)}))
-    sets: dict[tuple[str, ...], tuple[str, np.ndarray, float]] = {}
-    for setting, anomalous in drawn:
+def draw_target_sets(request: Request, features: Features) -> list[TargetSet]:
+    """Target sets of every contamination in ``RHOS``, one for each class of each target domain."""
+    sets: dict[tuple[str, ...], TargetSet] = {}
+    for setting, anomalous in draw(request.model_copy(update={"contamination": list(RHOS)})):
         images = (*setting.target_fit, *setting.target_sel)
         # Two sources of one target give the same target set.
         if tuple(sorted(images)) not in sets:
             rho = float(np.mean([anomalous[image] for image in images]))
-            sets[tuple(sorted(images))] = (setting.task.target, features(setting), rho)
-    domains = np.array([domain for domain, _, _ in sets.values()])
-    table = np.array([[*shape(rows), rho] for _, rows, rho in sets.values()])
+            sets[tuple(sorted(images))] = TargetSet(setting, features(setting), rho)
+    return list(sets.values())
+
+
+def freeze_contamination(folder: Path, features: Features) -> None:
+    """Draw target sets of known contamination, write their shapes, and judge each domain by the others."""
+    sets = draw_target_sets(read_request(folder / "request.json"), features)
+    domains = np.array([one.domain for one in sets])
+    table = np.array([[*shape(one.rows), one.contamination] for one in sets])
     errors = []
     for domain in np.unique(domains):
-        _write_table(table[domains != domain])
-        judged = [(rows, rho) for name, rows, rho in sets.values() if name == domain]
-        found = [estimate_contamination(rows, domain).estimate - rho for rows, rho in judged]
+        write_table(table[domains != domain], contamination.TABLE)
+        judged = [one for one in sets if one.domain == domain]
+        found = [estimate_contamination(one.rows, domain).estimate - one.contamination for one in judged]
         errors.append(np.abs(found).mean())
         print(f"contamination, learned without {domain}: mean absolute error {errors[-1]:.3f}")
     print(f"contamination: mean absolute error {np.mean(errors):.3f} over domains")
-    _write_table(table)
+    write_table(table, contamination.TABLE)
 
 
-def _write_table(table: np.ndarray) -> None:
+def write_table(table: np.ndarray, path: Path) -> None:
+    """Write shapes with their contaminations (t, 7) for the estimate to learn from."""
     header = "tenth_80,half_80,half_90,core_90,spread,cosine,contamination"
-    np.savetxt(contamination.TABLE, table, delimiter=",", fmt="%.5f", header=header, comments="")
+    np.savetxt(path, table, delimiter=",", fmt="%.5f", header=header, comments="")
     contamination._model.cache_clear()
 
 

@@ -10,13 +10,13 @@ import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.stats import ConstantInputWarning, kendalltau, rankdata, spearmanr, wilcoxon
 
 if TYPE_CHECKING:
-    from benchmarks.selection.tasks import Judged
+    from benchmarks.selection.tasks import Outcomes
 
 DRAWS = 2000
 CEILING_DRAWS = 4
@@ -30,7 +30,7 @@ class Level:
     classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, settings: Sequence[Judged]) -> Level:
+    def of(cls, settings: Sequence[Outcomes]) -> Level:
         """The levels of judged settings."""
         return cls(tuple(s.pair for s in settings), tuple(s.normal_class for s in settings))
 
@@ -170,15 +170,47 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def correlation(values: np.ndarray, auroc: np.ndarray) -> tuple[float, float]:
-    """Spearman and Kendall of (u,) proxy values with AUROC where defined; NaN where either is constant."""
+class Correlation(NamedTuple):
+    """How a ranking goes with AUROC: Spearman, Kendall and weighted Spearman, each in [-1, 1]."""
+
+    spearman: float
+    kendall: float
+    weighted: float
+
+
+def correlation(values: np.ndarray, auroc: np.ndarray) -> Correlation:
+    """Correlations of (u,) proxy values with AUROC where defined; NaN where either is constant."""
     known = ~np.isnan(values)
     if known.sum() < 3:
-        return np.nan, np.nan
+        return Correlation(np.nan, np.nan, np.nan)
+    values, auroc = values[known], auroc[known]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantInputWarning)
-        spearman = spearmanr(values[known], auroc[known]).statistic
-    return float(spearman), float(kendalltau(values[known], auroc[known]).statistic)
+        spearman = float(spearmanr(values, auroc).statistic)
+    return Correlation(spearman, float(kendalltau(values, auroc).statistic), weighted_spearman(values, auroc))
+
+
+def weighted_spearman(values: np.ndarray, auroc: np.ndarray) -> float:
+    """Pearson's correlation of the ranks of (u,) values and AUROC, weighted by 1 / rank of the AUROC.
+
+    Ranks count from the largest, which is 1; equal ones have their mean rank. So the best configurations
+    decide, and the order of the bad ones hardly matters. NaN where either is constant.
+    """
+    if np.ptp(values) == 0 or np.ptp(auroc) == 0:
+        return np.nan
+    ranks = np.stack([rankdata(-values), rankdata(-auroc)])
+    covariance = np.cov(ranks, aweights=1 / ranks[1])
+    return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
+
+
+def pick(values: np.ndarray | None, auroc: np.ndarray) -> float:
+    """AUROC of the largest of (u,) values, in expectation where several are largest.
+
+    Where none is defined nothing is chosen, which is a random pick.
+    """
+    if values is None or np.isnan(values).all():
+        return float(auroc.mean())
+    return float(auroc[values == np.nanmax(values)].mean())
 
 
 def aurocs(scores: np.ndarray, anomalous: np.ndarray) -> np.ndarray:

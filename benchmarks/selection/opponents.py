@@ -13,8 +13,17 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from benchmarks.selection.measures import Level, Measured, Paired, correlation, measure, paired_tests
-from benchmarks.selection.tasks import Judged
+from benchmarks.selection.measures import (
+    Correlation,
+    Level,
+    Measured,
+    Paired,
+    correlation,
+    measure,
+    paired_tests,
+    pick,
+)
+from benchmarks.selection.tasks import Judged, Outcomes
 from orchestrator.proxies.base import PROXIES
 from trainables.seeding import generator
 
@@ -42,7 +51,7 @@ class Compared:
         systems: name -> (n,) AUROC.
         measured: of the systems that have an AUROC on all settings.
         opponent: the best by mean AUROC of the fixed opponents that are told nothing.
-        correlations: ranking -> mean Spearman and Kendall with AUROC.
+        correlations: ranking -> mean correlations with AUROC.
         paired: the choice against the best fixed configuration elsewhere, the default and each proxy.
     """
 
@@ -53,7 +62,7 @@ class Compared:
     systems: Mapping[str, np.ndarray]
     measured: Mapping[str, Measured]
     opponent: str
-    correlations: Mapping[str, tuple[float, float]]
+    correlations: Mapping[str, Correlation]
     paired: Mapping[str, Paired]
 
     @property
@@ -115,16 +124,6 @@ def systems(here: Sequence[Judged], pool: Sequence[Judged]) -> dict[str, np.ndar
     }
 
 
-def pick(values: np.ndarray | None, auroc: np.ndarray) -> float:
-    """AUROC of the largest of (u,) values, in expectation where several are largest.
-
-    Where none is defined nothing is chosen, which is a random pick.
-    """
-    if values is None or np.isnan(values).all():
-        return float(auroc.mean())
-    return float(auroc[values == np.nanmax(values)].mean())
-
-
 def mean_rank(proxies: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
     """(u,) mean over proxies of the rank, 0 = worst .. 1 = best; an undefined one is .5."""
     u = len(next(iter(proxies.values())))
@@ -181,22 +180,22 @@ def _each(settings: Sequence[Judged], value: Callable[[Judged], float]) -> np.nd
     return np.array([value(setting) for setting in settings], dtype=float)
 
 
-def mean_correlations(settings: Sequence[Judged]) -> dict[str, tuple[float, float]]:
-    """Ranking -> mean of Spearman and of Kendall over the settings where they are defined."""
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+def mean_correlations(settings: Sequence[Judged]) -> dict[str, Correlation]:
+    """Ranking -> mean of each correlation over the settings where they are defined."""
+    found: dict[str, list[Correlation]] = defaultdict(list)
     for setting in settings:
         combined = {COMBINATION: mean_rank(setting.proxies, COMBINED), "choice": setting.ranking}
         for name, values in {**setting.proxies, **combined}.items():
             found[name].append(correlation(values, setting.auroc))
     means = {}
-    for name, pairs in found.items():
-        known = [pair for pair in pairs if not np.isnan(pair).any()]
+    for name, each in found.items():
+        known = [one for one in each if not np.isnan(one).any()]
         if known:
-            means[name] = tuple(np.mean(known, axis=0).tolist())
+            means[name] = Correlation(*np.mean(known, axis=0).tolist())
     return means
 
 
-def kmeans_points(settings: Sequence[Judged], proxy: str) -> np.ndarray:
+def kmeans_points(settings: Sequence[Outcomes], proxy: str) -> np.ndarray:
     """(m, 4) rows of setting, K, the proxy and the mean AUROC of the K-means configurations of that K."""
     rows = []
     for i, setting in enumerate(settings):
@@ -209,7 +208,7 @@ def kmeans_points(settings: Sequence[Judged], proxy: str) -> np.ndarray:
     return np.array(rows, dtype=float).reshape(-1, 4)
 
 
-def by_k(settings: Sequence[Judged], proxy: str) -> tuple[float, float, float]:
+def by_k(settings: Sequence[Outcomes], proxy: str) -> tuple[float, float, float]:
     """Spearman of a stage-A proxy with AUROC over K-means: pooled, within a K, across K.
 
     Pooled: over all settings and K together. Within: over settings at one K, mean over K. Across: over K in
@@ -219,7 +218,7 @@ def by_k(settings: Sequence[Judged], proxy: str) -> tuple[float, float, float]:
 
     def mean_over(column: int) -> float:
         groups = [points[points[:, column] == value] for value in np.unique(points[:, column])]
-        found = [correlation(group[:, 2], group[:, 3])[0] for group in groups]
+        found = [correlation(group[:, 2], group[:, 3]).spearman for group in groups]
         return float(np.nanmean(found)) if not np.isnan(found).all() else np.nan
 
-    return correlation(points[:, 2], points[:, 3])[0], mean_over(1), mean_over(0)
+    return correlation(points[:, 2], points[:, 3]).spearman, mean_over(1), mean_over(0)

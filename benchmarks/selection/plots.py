@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.selection.budget import ORACLE, curves, sizes
 from benchmarks.selection.measures import DRAWS, Level, interval
 from benchmarks.selection.opponents import (
     COMBINATION,
@@ -18,7 +19,7 @@ from benchmarks.selection.opponents import (
     kmeans_points,
     proxy_names,
 )
-from benchmarks.selection.tasks import Judged
+from benchmarks.selection.tasks import FULL, Judged
 from orchestrator.report.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILLION
 from trainables.seeding import generator
 
@@ -32,6 +33,14 @@ _REGRET = {
     ELSEWHERE: GREEN,
     "choice": BLUE,
     "choice, ensemble": SKY,
+}
+_BUDGET = {
+    "random": MUTED,
+    "default": VERMILLION,
+    "score_variation": ORANGE,
+    "tail_separation": PURPLE,
+    "choice": BLUE,
+    ORACLE: INK,
 }
 
 
@@ -48,6 +57,10 @@ def draw_all(
     plots = {
         "proxy_by_k.png": (proxy_by_k(datasets), "Stage-A proxies against AUROC, coloured by K"),
         "regret.png": (regret(compared), "Mean regret against contamination"),
+        "budget.png": (
+            budget([one for one in compared if one.grid == FULL]),
+            "Mean regret against the number of configurations that were run",
+        ),
         "gap_closed.png": (gap_map(compared), "Gap closed by every proxy on every dataset"),
     }
     for name, (figure, _) in plots.items():
@@ -93,11 +106,34 @@ def regret(compared: Sequence[Compared]) -> Figure:
         axes.set_title(", ".join(title), fontsize=9, loc="left")
         axes.set_xticks([one.contamination for one in members])
         axes.set_xlabel("contamination ρ")
-        axes.set_ylim(bottom=0)
         _plain(axes)
-    figure.axes[0].set_ylabel("mean regret, points")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    _finish(figure)
+    return figure
+
+
+def budget(compared: Sequence[Compared]) -> Figure:
+    """A panel per dataset and contamination: mean regret in points over the budget.
+
+    The band is the 95 % interval of the choice.
+    """
+    figure = Figure(figsize=(3.6 * len(compared), 4.6), layout="constrained")
+    for axes, one in zip(figure.subplots(1, len(compared), squeeze=False)[0], compared, strict=True):
+        level = Level.of(one.settings)
+        configurations = len(one.settings[0].configs)
+        at = (*sizes(configurations), configurations)
+        regrets = curves(one.settings)
+        for name, colour in _BUDGET.items():
+            axes.plot(at, level.weights() @ regrets[name], "o-", color=colour, label=name, ms=4, lw=1)
+        draws = level.resampled(DRAWS, generator("budget", one.title))
+        ends = [interval(draws @ column) for column in regrets["choice"].T]
+        axes.fill_between(at, *np.transpose(ends), color=_BUDGET["choice"], alpha=0.15, lw=0)
+        axes.set_title(one.title, fontsize=9, loc="left")
+        axes.set_xscale("log")
+        axes.set_xticks(at, map(str, at))
+        axes.minorticks_off()
+        axes.set_xlabel("configurations run")
+        _plain(axes)
+    _finish(figure)
     return figure
 
 
@@ -126,6 +162,15 @@ def _regret_interval(one: Compared, name: str) -> tuple[float, float]:
 
 def _gap(one: Compared, name: str) -> float:
     return 100 * one.measured[name].gap if name in one.measured else np.nan
+
+
+def _finish(figure: Figure) -> None:
+    """Axes of regret from 0, which holds all panels only once they are drawn, and one legend."""
+    for axes in figure.axes:
+        axes.set_ylim(bottom=0)
+    figure.axes[0].set_ylabel("mean regret, points")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
 
 
 def _plain(axes: Axes) -> None:

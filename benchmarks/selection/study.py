@@ -21,9 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the script is run by its path
 
 from benchmarks.selection import plots, tables
+from benchmarks.selection.budget import ORACLE, ORDERS, SINGLE
 from benchmarks.selection.measures import CEILING_DRAWS, DRAWS
 from benchmarks.selection.opponents import COMBINATION, CONTROLS, ELSEWHERE, HINDSIGHT, Compared, compare
-from benchmarks.selection.tasks import GRIDS, Judged, Sweep, read_sweep
+from benchmarks.selection.tasks import FULL, GRIDS, Judged, Sweep, read_sweep
 from orchestrator.environment import describe_environment
 from trainables.errors import TwofoldError
 
@@ -58,7 +59,7 @@ def report(folders: Sequence[Path], output: Path) -> int:
     """Judge finished sweeps and write RESULTS.md and its plots into ``output``."""
     sweeps = [read_sweep(folder) for folder in folders]
     compared = [one for grid in GRIDS for sweep in sweeps for one in compare_sweep(sweeps, sweep, grid)]
-    full = {sweep.name: sweep.grids["full"] for sweep in sweeps}
+    full = {sweep.name: sweep.grids[FULL] for sweep in sweeps}
     pictures = plots.draw_all(full, compared, output)
     (output / "RESULTS.md").write_text(document(sweeps, compared, pictures))
     return 0
@@ -94,8 +95,11 @@ def document(sweeps: Sequence[Sweep], compared: Sequence[Compared], pictures: Se
         for sweep in sweeps:
             members = [one for one in compared if one.grid == grid and one.name == sweep.name]
             parts += _sections(members, [s for each in sweeps for s in each.grids[grid]])
-    settings = [setting for sweep in sweeps for setting in sweep.grids["full"]]
+    settings = [setting for sweep in sweeps for setting in sweep.grids[FULL]]
+    early = [one for one in compared if one.grid == FULL]
+    parts += [f"## Regret against budget, in points (grid: {FULL})", tables.budget(early)]
     parts += ["## Contamination estimate, in percentage points", tables.contamination(settings)]
+    parts += ["Over more contaminations, and why it is off: [contamination.md](contamination.md)."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -168,7 +172,8 @@ def _limits(sweeps: Sequence[Sweep]) -> str:
             f"- {key}: {tables.listed(_values(settings, key))}."
             for key in ("encoder", "backbone", "alignment")
         ),
-        "- not measured: another epoch than the last one, regret against budget, weighted Spearman.",
+        "- not measured: another epoch than the last one.",
+        "- a proxy that needs a second encoder is measured apart: [agreement.md](agreement.md).",
     ]
     return "\n".join(lines)
 
@@ -194,8 +199,16 @@ How to read it:
   the source-only kNN and the fine-tuned last stage.
 - A proxy picks its largest value; where several configurations share it, their mean counts.
   `{COMBINATION}` weighs the three alike.
+- Spearman and Kendall are those of a ranking with AUROC, within a setting, the mean over settings. Weighted
+  Spearman is Pearson's correlation of the two ranks with weights 1 / rank by AUROC (best = 1), so that the
+  top of the ranking decides.
 - `{ELSEWHERE}, told ρ` looks only at settings of the same contamination; `{HINDSIGHT}` needs the labels.
 - Controls, which must lose: the largest {controls}.
+- Regret against budget: only n configurations were run, the default and others drawn at random, in
+  {ORDERS} orders per setting, of which each budget is the beginning. Regret is relative to the oracle of the
+  whole grid; the `{ORACLE}` has the part of it that no choice can avoid. `random` is the mean of
+  the budget, the choice is made anew of it alone, and {" and ".join(f"`{name}`" for name in SINGLE)}
+  pick their largest value in it.
 - Paired tests are two-sided Wilcoxon signed-rank tests (Pratt) over the settings of one contamination, with
   Holm's correction over the rows of a column. Settings of one pair share images, which the bootstrap
   allows for and these tests do not; pairs with one target share them too, which neither does."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.selection.budget import SINGLE, curves, sizes
 from benchmarks.selection.measures import Level
 from benchmarks.selection.opponents import (
     CONTROLS,
@@ -76,7 +77,7 @@ def systems(one: Compared) -> str:
     """The main table of one dataset, contamination and grid."""
     rows = []
     for name, m in one.measured.items():
-        spearman, kendall = one.correlations.get(name.removeprefix("control: "), (np.nan, np.nan))
+        correlations = one.correlations.get(name.removeprefix("control: "), (np.nan,) * 3)
         words = f"`{name}`" if name in PROXIES.names() else name
         points = (m.regret, m.median, m.p90, m.worst)
         rows.append(
@@ -86,13 +87,12 @@ def systems(one: Compared) -> str:
                 _gap(one, name),
                 *(f"{value:.1f}" for value in points),
                 f"{m.below:.0%}",
-                _decimal(spearman),
-                _decimal(kendall),
+                *map(_decimal, correlations),
             ]
         )
     heading = (
         *("system", "AUROC", "gap closed [95 %]", "mean regret", "median", "p90", "worst"),
-        *(f"> 1 point below {one.opponent}", "Spearman", "Kendall"),
+        *(f"> 1 point below {one.opponent}", "Spearman", "Kendall", "weighted Spearman"),
     )
     missing = [name for name in (*FIXED, "default", ELSEWHERE) if name not in one.measured]
     note = f"\n\nWithout a value on every setting, and so left out: {listed(missing)}." if missing else ""
@@ -122,6 +122,23 @@ def k_correlations(members: Sequence[Compared]) -> str:
     ]
     heading = [f"{one.title}: {word}" for one in members for word in ("pooled", "within K", "across K")]
     return table(("proxy", *heading), rows)
+
+
+def budget(compared: Sequence[Compared]) -> str:
+    """Mean regret in points at each budget: a row per dataset, contamination and system."""
+    rows = []
+    for one in compared:
+        weights = Level.of(one.settings).weights()
+        for name, regret in curves(one.settings).items():
+            words = f"`{name}`" if name in SINGLE else f"**{name}**" if name == "choice" else name
+            rows.append([one.title, words, *(_points(value) for value in weights @ regret)])
+    configurations = len(compared[0].settings[0].configs)
+    heading = ("settings", "system", *map(str, sizes(configurations)), f"all {configurations}")
+    return table(heading, rows, 2)
+
+
+def _points(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.1f}"
 
 
 def trust(members: Sequence[Compared]) -> str:

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import repeat
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
+from benchmarks.selection.budget import Budgets, choose_early, evaluated_once
 from benchmarks.selection.measures import aurocs, noise_ceiling
 from orchestrator.contamination import estimate_contamination
 from orchestrator.ledger import UnitRecord
@@ -40,21 +41,14 @@ Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One setting on one grid of u configurations.
+class Outcomes:
+    """u configurations of one setting and what they reached.
 
     Attributes:
         contamination: the true one, which the choice is not told.
         configs: canonical JSON of each configuration.
-        default: position of the default configuration; None where it did not finish.
         auroc: (u,) AUROC of each, mean over its seeds.
         proxies: name -> (u,) values, larger = better, NaN = undefined; the controls are among them.
-        ranking: (u,) what the choice ranks by, larger = better.
-        chosen: position of the choice.
-        ensemble: AUROC of the mean of the test ranks of the choice's first few.
-        ceiling: AUROC of what half of the test labels would pick, judged on the other half.
-        confidence: of the choice, larger = more.
-        estimate: of the contamination, with ``low`` and ``high``.
     """
 
     dataset: str
@@ -64,17 +58,8 @@ class Judged:
     contamination: float
     split_seed: int
     configs: tuple[str, ...]
-    default: int | None
     auroc: np.ndarray
     proxies: Mapping[str, np.ndarray]
-    ranking: np.ndarray
-    chosen: int
-    kept_default: bool
-    trust: str
-    ensemble: float
-    ceiling: float
-    confidence: float
-    estimate: Mapping[str, float]
 
     @property
     def pair(self) -> str:
@@ -85,6 +70,33 @@ class Judged:
     def span(self) -> float:
         """Points between the best and the worst configuration."""
         return float(np.ptp(self.auroc))
+
+
+@dataclass(frozen=True)
+class Judged(Outcomes):
+    """One setting on one grid, and its choice.
+
+    Attributes:
+        default: position of the default configuration; None where it did not finish.
+        ranking: (u,) what the choice ranks by, larger = better.
+        chosen: position of the choice.
+        ensemble: AUROC of the mean of the test ranks of the choice's first few.
+        ceiling: AUROC of what half of the test labels would pick, judged on the other half.
+        confidence: of the choice, larger = more.
+        estimate: of the contamination, with ``low`` and ``high``.
+        budgets: the choices when only a part of the grid was run; None where they were not made.
+    """
+
+    default: int | None
+    ranking: np.ndarray
+    chosen: int
+    kept_default: bool
+    trust: str
+    ensemble: float
+    ceiling: float
+    confidence: float
+    estimate: Mapping[str, float]
+    budgets: Budgets | None
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,8 @@ _SMALL_TRUSTED = {
     *(("all", None, None), ("density", 0.6, None), ("trimmed", 0.6, None), ("trimmed", 0.8, None)),
     *(("kmeans", None, k) for k in (2, 5, 10)),
 }
-GRIDS: dict[str, Callable[[Config], bool]] = {"full": lambda config: True, "140 + last stage": _is_small}
+FULL = "full"
+GRIDS: dict[str, Callable[[Config], bool]] = {FULL: lambda config: True, "140 + last stage": _is_small}
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -149,17 +162,29 @@ def read_sweep(folder: Path) -> Sweep:
 def judge_setting(folder: Path, setting: Setting) -> dict[str, Judged]:
     """Choose on every grid, and only then open the labels."""
     chooser = Chooser()
-    table = pq.read_table(folder / "units.parquet", filters=[("setting", "==", setting.key)])
-    candidates = gather_candidates(UnitRecord.from_table(table), chooser)
+    candidates = read_candidates(folder, setting, chooser)
     default = default_configuration(load_folder(folder)).as_dict()
     grids = {name: [c for c in candidates if holds(c.config)] for name, holds in GRIDS.items()}
     # Products of small matrices: many threads would wait for each other for longer than they compute.
-    with threadpool_limits(1):
+    with threadpool_limits(1), evaluated_once():
         # The records have the encoder's estimate; this one also does for sweeps from before there was one.
         rho = estimate_contamination(unlabelled_features(folder, setting, default["encoder"]), setting.key)
         choices = {n: choose(held, default, chooser, rho) for n, held in grids.items()}
+        budgets = choose_early(grids[FULL], default, chooser, rho)
     anomalous = _anomalous(folder, setting)
-    return {n: _judged(folder, setting, held, default, choices[n], anomalous) for n, held in grids.items()}
+    judged = {n: _judged(folder, setting, held, default, choices[n], anomalous) for n, held in grids.items()}
+    return {**judged, FULL: replace(judged[FULL], budgets=budgets)}
+
+
+def read_candidates(folder: Path, setting: Setting, chooser: Chooser) -> list[Candidate]:
+    """What there is to choose from for a setting."""
+    table = pq.read_table(folder / "units.parquet", filters=[("setting", "==", setting.key)])
+    return gather_candidates(UnitRecord.from_table(table), chooser)
+
+
+def mean_aurocs(folder: Path, candidates: Sequence[Candidate]) -> np.ndarray:
+    """(u,) AUROC of each candidate, mean over its seeds."""
+    return np.array([np.mean([_aurocs(folder)[r.key] for r in c.records]) for c in candidates])
 
 
 def unlabelled_features(folder: Path, setting: Setting, encoder: str) -> np.ndarray:
@@ -209,8 +234,8 @@ def _judged(
         **setting.description,
         configs=configs,
         default=configs.index(wanted) if wanted in configs else None,
-        auroc=np.array([np.mean([_aurocs(folder)[r.key] for r in c.records]) for c in candidates]),
-        proxies=_proxies([_values(c, stage_b[c.key]) for c in candidates]),
+        auroc=mean_aurocs(folder, candidates),
+        proxies=stack_proxies([candidate_values(c, stage_b[c.key]) for c in candidates]),
         ranking=-np.array([place[c.key] for c in candidates], dtype=float),
         chosen=position[choice["chosen"]],
         kept_default=choice["kept_default"],
@@ -219,10 +244,11 @@ def _judged(
         ceiling=noise_ceiling(test, anomalous, generator("noise ceiling", setting.key)),
         confidence=choice["confidence"],
         estimate=choice["contamination"],
+        budgets=None,
     )
 
 
-def _values(candidate: Candidate, stage_b: Mapping[str, float]) -> dict[str, float]:
+def candidate_values(candidate: Candidate, stage_b: Mapping[str, float]) -> dict[str, float]:
     """Proxies of both stages and the controls that are no proxies: K, and the loss of the last epoch."""
     records = candidate.records
     names = set.intersection(*(set(record.stage_a) for record in records))
@@ -234,6 +260,7 @@ def _values(candidate: Candidate, stage_b: Mapping[str, float]) -> dict[str, flo
     return {**values, **stage_b}
 
 
-def _proxies(values: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+def stack_proxies(values: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """Name -> (u,) value of each configuration, NaN where it has none."""
     names = sorted({name for one in values for name in one})
     return {name: np.array([one.get(name, np.nan) for one in values], dtype=float) for name in names}

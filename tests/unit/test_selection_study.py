@@ -20,6 +20,15 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.selection import study, tasks
+from benchmarks.selection.budget import (
+    ORACLE,
+    SINGLE,
+    Budgets,
+    curves,
+    draw_orders,
+    evaluated_once,
+    regrets,
+)
 from benchmarks.selection.measures import (
     Level,
     aurocs,
@@ -29,6 +38,8 @@ from benchmarks.selection.measures import (
     interval,
     noise_ceiling,
     paired_tests,
+    pick,
+    weighted_spearman,
 )
 from benchmarks.selection.opponents import (
     CONTROLS,
@@ -38,7 +49,6 @@ from benchmarks.selection.opponents import (
     compare,
     fixed_elsewhere,
     mean_rank,
-    pick,
     proxy_names,
     systems,
 )
@@ -46,10 +56,11 @@ from benchmarks.selection.tasks import GRIDS, Judged, Sweep, judge_setting
 from orchestrator.config import load_config
 from orchestrator.ledger import SCHEMA, UnitRecord
 from orchestrator.plan import enumerate_grid
+from orchestrator.select import Chooser, choose
 from trainables.configuration import Configuration
 from trainables.data.settings_file import write_settings
 from trainables.seeding import canonical_json, generator, stable_hash
-from trainables.types import Setting, Task
+from trainables.types import Contamination, Setting, Task
 
 GRID = Path(study.__file__).parent / "grid.yaml"
 DEFAULT = {"alignment": "identity", "clusterer": "density", "keep": 0.6, "score": "knn"}
@@ -80,7 +91,7 @@ def judged(
         "configs": CONFIGS, "default": 0, "auroc": values, "ranking": values, "chosen": 0,
         "kept_default": True,
         "proxies": {proxy: values + rng.normal(size=len(values)) for proxy in names}, "trust": "high",
-        "ensemble": 90.0, "ceiling": 80.0, "confidence": None, "estimate": None,
+        "ensemble": 90.0, "ceiling": 80.0, "confidence": None, "estimate": None, "budgets": None,
     }  # fmt: skip
     return Judged(
         dataset=dataset, source=source, target="t", normal_class=name, contamination=rho, split_seed=0,
@@ -238,8 +249,40 @@ def test_mean_rank_leaves_the_undefined_in_the_middle() -> None:
 
 
 def test_correlations_need_something_that_varies() -> None:
-    assert correlation(np.array([1.0, 2, 3, np.nan]), np.array([5.0, 6, 9, 0])) == pytest.approx((1, 1))
+    assert correlation(np.array([1.0, 2, 3, np.nan]), np.array([5.0, 6, 9, 0])) == pytest.approx((1, 1, 1))
     assert np.isnan(correlation(np.ones(4), np.arange(4.0))).all()
+
+
+def test_weighted_spearman_is_the_weighted_correlation_of_ranks() -> None:
+    rng = np.random.default_rng(0)
+    for values, auroc in (
+        (rng.normal(size=9), rng.normal(size=9)),
+        (rng.integers(0, 3, 12).astype(float), rng.integers(0, 4, 12).astype(float)),
+    ):
+
+        def ranks(numbers: Sequence[float]) -> list[float]:
+            return [sum(b > a for b in numbers) + (sum(b == a for b in numbers) + 1) / 2 for a in numbers]
+
+        x, y = ranks(values.tolist()), ranks(auroc.tolist())
+        weights = [1 / rank for rank in y]
+
+        def mean(numbers: Sequence[float], weights: Sequence[float] = weights) -> float:
+            return sum(w * number for w, number in zip(weights, numbers, strict=True)) / sum(weights)
+
+        def covariance(a: Sequence[float], b: Sequence[float]) -> float:
+            return mean([(i - mean(a)) * (j - mean(b)) for i, j in zip(a, b, strict=True)])
+
+        expected = covariance(x, y) / (covariance(x, x) * covariance(y, y)) ** 0.5
+        assert weighted_spearman(values, auroc) == pytest.approx(expected)
+
+
+def test_weighted_spearman_forgives_the_bottom_and_not_the_top() -> None:
+    auroc = np.arange(10.0, 0, -1)
+    top, bottom = auroc.copy(), auroc.copy()
+    top[:3], bottom[-3:] = auroc[2::-1], auroc[:-4:-1]
+    assert correlation(top, auroc).spearman == pytest.approx(correlation(bottom, auroc).spearman)
+    assert correlation(top, auroc).weighted < correlation(bottom, auroc).weighted - 0.05
+    assert weighted_spearman(-auroc, auroc) == pytest.approx(-1)
 
 
 def test_k_confounds_a_pooled_correlation() -> None:
@@ -361,6 +404,73 @@ def test_a_setting_is_judged_by_the_oracle_and_chosen_without_it(folder: Path) -
     assert before.configs[before.default] == CONFIGS[0]
 
 
+def test_the_choice_of_a_budget_is_the_choice_of_a_grid_that_small(folder: Path) -> None:
+    (setting,) = tasks.read_settings(folder / "settings.parquet")
+    full = judge_setting(folder, setting)["full"]
+    candidates = tasks.read_candidates(folder, setting, Chooser())
+    default = json.loads(CONFIGS[0])
+    rho = Contamination(**full.estimate)
+    keys = [candidate.key for candidate in candidates]
+    assert full.budgets is not None
+    for order, (early,) in zip(full.budgets.orders, full.budgets.chosen, strict=True):
+        assert order[0] == full.default and sorted(order) == list(range(6))
+        held = [candidates[i] for i in order[:5]]
+        assert keys[early] == choose(held, default, Chooser(), rho)["chosen"]
+    assert keys[full.chosen] == choose(candidates, default, Chooser(), rho)["chosen"]
+
+
+def test_units_that_are_evaluated_once_give_the_same_choice(folder: Path) -> None:
+    (setting,) = tasks.read_settings(folder / "settings.parquet")
+    candidates = tasks.read_candidates(folder, setting, Chooser())
+    rest = (json.loads(CONFIGS[0]), Chooser(), Contamination(0.2, 0.1, 0.3))
+    groups = (candidates[:3], candidates, candidates[2:])
+    expected = [choose(group, *rest) for group in groups]
+    with evaluated_once():
+        assert [choose(group, *rest) for group in groups] == expected
+
+
+BUDGET_AUROC = [70.0, 95, 60, 80, 75, 90, 50]
+
+
+def budgeted() -> Judged:
+    """Seven configurations in two orders, of which the choice finds its last but one, then the best."""
+    values = np.array(BUDGET_AUROC)
+    budgets = Budgets(np.array([[0, 2, 3, 4, 6, 5, 1], [0, 5, 6, 4, 2, 3, 1]]), np.array([[4], [5]]))
+    proxies = {"score_variation": -values, "tail_separation": values}
+    return judged(BUDGET_AUROC, chosen=1, proxies=proxies, budgets=budgets)
+
+
+def test_regret_against_budget_is_relative_to_the_whole_grid() -> None:
+    found = {name: values.tolist() for name, values in regrets(budgeted()).items()}
+    means = [statistics.fmean([70, 60, 80, 75, 50]), statistics.fmean([70, 90, 50, 75, 60])]
+    assert found == {
+        "random": pytest.approx([95 - statistics.fmean(means), 95 - statistics.fmean(BUDGET_AUROC)]),
+        "default": [25, 25],
+        "score_variation": [45, 45],
+        "tail_separation": [95 - (80 + 90) / 2, 0],
+        "choice": [95 - (75 + 90) / 2, 0],
+        ORACLE: [95 - (80 + 90) / 2, 0],
+    }
+
+
+def test_at_the_whole_grid_the_budget_is_that_of_the_other_tables() -> None:
+    here = [budgeted(), replace(budgeted(), normal_class="1", chosen=3)]
+    whole = {name: values[:, -1] for name, values in curves(here).items()}
+    found = systems(here, here)
+    for name in ("random", "default", *SINGLE, "choice"):
+        assert whole[name] == pytest.approx(found["oracle"] - found[name])
+    assert whole[ORACLE].tolist() == [0, 0]
+
+
+def test_a_longer_budget_holds_the_shorter_one_and_orders_are_repeatable() -> None:
+    orders = draw_orders("setting", 30, 7)
+    assert (orders[:, 0] == 7).all() and len(np.unique(orders, axis=0)) == len(orders)
+    assert all(sorted(order) == list(range(30)) for order in orders.tolist())
+    assert (orders == draw_orders("setting", 30, 7)).all()
+    assert (orders != draw_orders("other", 30, 7)).any()
+    assert sorted(draw_orders("setting", 4, None)[0].tolist()) == [0, 1, 2, 3]
+
+
 def test_an_unfinished_sweep_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "oracle" / "auroc.parquet").unlink()
     assert study.main(["report", str(folder)]) == 2
@@ -372,14 +482,15 @@ def test_the_report_has_every_part_and_names_every_opponent(
 ) -> None:
     monkeypatch.setattr(study.plots, "DPI", 30)
     rng = np.random.default_rng(1)
-    estimate = {"estimate": 0.15, "low": 0.05, "high": 0.2}
+    shared = {
+        "estimate": {"estimate": 0.15, "low": 0.05, "high": 0.2},
+        "budgets": Budgets(np.array([[0, 5, 4, 3, 2, 1]]), np.array([[4]])),
+    }
     environment = {"commit": "c", "python": "3", "cores": 2, "packages": dict.fromkeys(study.VERSIONS, "1")}
     sweeps = []
     for dataset in ("digits", "pacs"):
         settings = [
-            judged(
-                rng.uniform(60, 95, 6), dataset, source, name, rho, confidence=rng.random(), estimate=estimate
-            )
+            judged(rng.uniform(60, 95, 6), dataset, source, name, rho, confidence=rng.random(), **shared)
             for source, name, rho in itertools.product("ab", "0", (0.1, 0.3))
         ]
         sweeps.append(Sweep(dataset, dict.fromkeys(GRIDS, settings), environment, {"done": 72}, [0]))
@@ -391,14 +502,15 @@ def test_the_report_has_every_part_and_names_every_opponent(
         *compared[0].systems,
         *(f"## Grid: {grid}" for grid in GRIDS),
         "low half",
+        "weighted Spearman |",
+        "| settings | system | 5 | all 6 |",
         "| pacs | 0.3 | t |",
     ):
         assert name.removeprefix("control: ") in text
     assert "| digits | 0.1 | all | 2 | 15.0 | 5.0 | +5.0 | 100% |" in text
     assert "| digits | 0.3 | all | 2 | 15.0 | 15.0 | -15.0 | 0% |" in text
-    assert all(
-        (tmp_path / name).stat().st_size for name in ("proxy_by_k.png", "regret.png", "gap_closed.png")
-    )
+    names = ("proxy_by_k.png", "regret.png", "budget.png", "gap_closed.png")
+    assert all((tmp_path / name).stat().st_size for name in names)
 
 
 def test_settings_with_little_to_choose_are_named() -> None:

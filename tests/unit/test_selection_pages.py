@@ -1,0 +1,118 @@
+"""The pages beside the study: contamination.md and agreement.md, where the answer is known."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.selection import agreement, rho
+from benchmarks.selection.rho import Estimated, estimate_from, learned_from, unlike, without_own_domain
+from benchmarks.selection.tasks import Outcomes
+from orchestrator import contamination
+from orchestrator.contamination import estimate_contamination, shape
+from orchestrator.proxies.base import unit_rows
+from trainables.seeding import canonical_json
+from trainables.types import Contamination
+
+
+def images(anomalies: int, apart: float) -> np.ndarray:
+    """80 images, of which the last are scattered ``apart`` from the others."""
+    rng = np.random.default_rng(anomalies)
+    rows = rng.normal(size=(80, 12)) + 3
+    rows[80 - anomalies :] += apart * rng.normal(size=(anomalies, 12))
+    return unit_rows(rows)
+
+
+@pytest.mark.parametrize(("anomalies", "apart", "is_counted"), [(8, 1.0, False), (24, 60.0, True)])
+def test_what_was_measured_before_gives_the_estimate_of_the_sweep(
+    anomalies: int, apart: float, is_counted: bool
+) -> None:
+    rows = images(anomalies, apart)
+    counted = contamination._count(contamination._to_nearest(rows)[0])
+    assert (counted is not None) == is_counted
+    found, expected = estimate_from(counted, shape(rows)), estimate_contamination(rows, "test")
+    for name in ("estimate", "low", "high"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-4)
+
+
+def estimated(domain: str, share: float, numbers: np.ndarray, dataset: str = "digits") -> Estimated:
+    return Estimated(dataset, domain, share, share, None, numbers, estimate_from(None, numbers))
+
+
+SHAPES = [shape(images(n, 4.0)) for n in (0, 8, 16, 24)]
+SETS = [
+    estimated(domain, share, numbers + shift)
+    for domain, shift in (("a", 0.0), ("b", 0.01), ("c", 0.02))
+    for share, numbers in zip((0.0, 0.1, 0.2, 0.3), SHAPES, strict=True)
+]
+
+
+def test_a_domain_is_judged_by_the_others_and_the_table_comes_back() -> None:
+    before = estimate_from(None, SHAPES[0])
+    found = without_own_domain(SETS)
+    assert [one.domain for one in found] == [one.domain for one in SETS]
+    with learned_from([one for one in SETS if one.domain != "a"]):
+        assert found[0].estimate == estimate_from(None, SETS[0].shape)
+    # Its own contaminations have no say.
+    wrong = [replace(one, share=0.5) if one.domain == "a" else one for one in SETS]
+    assert [o.estimate for o in without_own_domain(wrong)[:4]] == [o.estimate for o in found[:4]]
+    assert estimate_from(None, SHAPES[0]) == before
+
+
+def test_errors_are_in_points_by_dataset_contamination_and_target() -> None:
+    sets = [
+        replace(SETS[0], domain=domain, rho=0.1, estimate=Contamination(value, 0.05, high))
+        for domain, value, high in (("a", 0.14, 0.2), ("b", 0.08, 0.09))
+    ]
+    text = rho.errors(sets)
+    assert "| digits | 0.1 | all | 2 | 11.0 | 3.0 | +1.0 | 50% |" in text
+    assert "| digits | 0.1 | b | 1 | 8.0 | 2.0 | -2.0 | 0% |" in text
+    assert "| digits | all | all | 2 | 11.0 | 3.0 | +1.0 | 50% |" in text
+
+
+def test_the_number_that_differs_is_found() -> None:
+    strange = SHAPES[1].copy()
+    strange[5] -= 0.5
+    distances, effects = unlike(SETS, [estimated("photo", 0.1, strange, "pacs")])
+    alike = [one.shape[5] for one in SETS if one.rho == 0.1]
+    expected = (strange[5] - statistics.fmean(alike)) / statistics.pstdev(alike)
+    assert distances[5] == pytest.approx(expected) and abs(distances).argmax() == 5
+    mended = np.array([*strange[:5], statistics.fmean(alike)])
+    change = estimate_from(None, mended).estimate - estimate_from(None, strange).estimate
+    assert effects[5] == pytest.approx(change) and abs(effects).argmax() == 5
+
+
+def test_a_page_without_pacs_and_with_gaps_alone_has_no_empty_number() -> None:
+    sets = [replace(one, counted=(one.share, 0.07)) for one in SETS]
+    text = rho.page(sets, without_own_domain(sets), [])
+    assert "nan" not in text and "| a | 0–0.1 | 100% |" in text
+
+
+def test_agreement_is_the_jaccard_index_above_chance() -> None:
+    first, second = np.arange(10) < 6, (np.arange(10) >= 2) & (np.arange(10) < 7)
+    chance = 0.6 * 0.5 / (0.6 + 0.5 - 0.6 * 0.5)
+    assert agreement.agreement(first, second) == pytest.approx((4 / 7 - chance) / (1 - chance))
+    assert agreement.agreement(first, first) == 1
+    assert np.isnan(agreement.agreement(np.ones(4, dtype=bool), np.ones(4, dtype=bool)))
+    rng = np.random.default_rng(0)
+    drawn = [agreement.agreement(rng.random(5000) < 0.7, rng.random(5000) < 0.3) for _ in range(50)]
+    assert np.mean(drawn) == pytest.approx(0, abs=0.01)
+
+
+def test_a_proxy_that_knows_the_best_k_closes_the_gap_and_its_opposite_opens_it() -> None:
+    auroc = np.array([90.0, 70, 60, 62, 80, 82])
+    configs = tuple(
+        canonical_json({"clusterer": "kmeans", "k": k, "score": score})
+        for k in (2, 5, 10)
+        for score in ("knn", "target_centre")
+    )
+    worth = np.repeat([80.0, 61, 81], 2)
+    here = Outcomes("d", "s", "t", "0", 0.1, 0, configs, auroc, {"good": worth, "bad": -worth})
+    assert agreement.among_k(here, "good") == (81, 74, 81)
+    assert agreement.gap([here], [agreement.among_k(here, "good")]) == "100 % [100, 100]"
+    assert agreement.gap([here], [agreement.among_k(here, "bad")]).startswith("-186 %")
+    # Both configurations with that K share the pick.
+    assert agreement.among_all(here, "good") == (81, 74, 90)
