@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -73,6 +74,9 @@ class RaySession:
 
     def end(self) -> None:
         """Begin to end Ray, which is no longer needed."""
+        # Tune leaves references to Ray's objects in cycles. One that the collector comes upon while Ray ends
+        # in its thread makes Ray end this process.
+        gc.collect()
         self._over.set()
 
     def _live(self) -> None:
