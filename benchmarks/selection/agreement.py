@@ -154,10 +154,7 @@ def compared(outcomes: Sequence[Outcomes]) -> str:
                 *(f"{value:.2f}" for value in (pooled, within, across)),
                 gap(outcomes, [among_k(one, name) for one in outcomes]),
                 *(f"{value:.2f}" for value in (spearman, weighted)),
-                gap(
-                    outcomes,
-                    [(pick(o.proxies[name], o.auroc), o.auroc.mean(), o.auroc.max()) for o in outcomes],
-                ),
+                gap(outcomes, [among_all(one, name) for one in outcomes]),
             ]
         )
     heading = (
