@@ -5,14 +5,15 @@ python benchmarks/selection/rho.py [--pacs-root DIR] [--cache DIR]
 Draws the target sets of ``freeze.py`` (every class of every target domain of the study, six contaminations)
 of the digits, and of PACS where its images are, and estimates the contamination of each from its frozen
 features alone. The estimate learned from these very digits, so each of their domains is judged a second time
-by what the other two teach. Prints contamination.md and writes it.
+by what the other two teach. A last table tells how good the same estimate is where it may learn from labelled
+target sets like the judged one. Prints contamination.md and writes it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -50,6 +51,7 @@ class Estimated:
 
     Attributes:
         dataset: its dataset, and what the estimate learned from where that is not all digits.
+        domain, normal_class: of its images.
         rho: true contamination, as it was asked for.
         share: of anomalies among the images; rounded to whole images it is rho.
         counted: share of images beyond a clear gap and how far that may be off; None without a gap.
@@ -59,11 +61,22 @@ class Estimated:
 
     dataset: str
     domain: str
+    normal_class: str
     rho: float
     share: float
     counted: Counted
     shape: np.ndarray
     estimate: Contamination
+
+
+TEACHERS: dict[str, Callable[[Estimated, Estimated], bool]] = {
+    "other domains": lambda one, other: other.domain != one.domain,
+    "other classes": lambda one, other: other.normal_class != one.normal_class,
+    "other classes of its domain": lambda one, other: (
+        other.domain == one.domain and other.normal_class != one.normal_class
+    ),
+}
+"""Which target sets of a dataset, with their labels, teach the estimate of one of them."""
 
 
 def main() -> None:
@@ -99,8 +112,18 @@ def estimate_dataset(dataset: str, domains: Sequence[str], overrides: Sequence[s
     for one in draw_target_sets(request, target_features(config)):
         near = contamination._to_nearest(one.rows)
         counted, shape = contamination._count(near[0]), contamination._shape(one.rows, *near)
-        rho, estimate = one.setting.contamination, estimate_from(counted, shape)
-        found.append(Estimated(dataset, one.domain, rho, one.contamination, counted, shape, estimate))
+        found.append(
+            Estimated(
+                dataset=dataset,
+                domain=one.domain,
+                normal_class=one.setting.task.normal_class,
+                rho=one.setting.contamination,
+                share=one.contamination,
+                counted=counted,
+                shape=shape,
+                estimate=estimate_from(counted, shape),
+            )
+        )
     return found
 
 
@@ -113,15 +136,7 @@ def estimate_from(counted: Counted, shape: np.ndarray) -> Contamination:
 
 def without_own_domain(digits: Sequence[Estimated]) -> list[Estimated]:
     """The digits again, each domain by what the other two teach."""
-    found = []
-    for domain in dict.fromkeys(one.domain for one in digits):
-        with learned_from([one for one in digits if one.domain != domain]):
-            found += [
-                replace(one, dataset=UNSEEN, estimate=estimate_from(one.counted, one.shape))
-                for one in digits
-                if one.domain == domain
-            ]
-    return found
+    return [replace(one, dataset=UNSEEN) for one in taught_by(digits, TEACHERS["other domains"])]
 
 
 @contextmanager
@@ -164,7 +179,43 @@ Images of one class that are less alike than the digits of one class (`cosine`: 
 images, relative to the centre of the densest half) look as if anomalies were among them, as photographs do.
 Of a domain that is unlike the digits in all numbers, as paintings are, the estimate hardly leaves the mean of
 what it learned from, whatever ρ is.
+
+## Where the limit is
+
+Mean absolute error where the estimate may learn from target sets of the same dataset whose contamination is
+told, which needs labels: what the six numbers are worth at best. `as shipped` learned from the digits,
+`constant` is the mean of all contaminations.
+
+{limits([*digits, *pacs])}
 """
+
+
+def limits(sets: Sequence[Estimated]) -> str:
+    """A row per dataset: the error as shipped, with each kind of teachers, and of a constant."""
+    rows = []
+    for dataset in dict.fromkeys(one.dataset for one in sets):
+        members = [one for one in sets if one.dataset == dataset]
+        truth = np.array([one.rho for one in members])
+        taught = [_mean_error(taught_by(members, teaches)) for teaches in TEACHERS.values()]
+        constant = f"{100 * abs(truth - truth.mean()).mean():.1f}"
+        rows.append([dataset, _mean_error(members), *taught, constant])
+    return table(("dataset", "as shipped", *TEACHERS, "constant"), rows)
+
+
+def taught_by(sets: Sequence[Estimated], teaches: Callable[[Estimated, Estimated], bool]) -> list[Estimated]:
+    """The same sets, each by what its teachers among them teach."""
+    groups: dict[tuple[str, str], list[Estimated]] = {}
+    for one in sets:
+        groups.setdefault((one.domain, one.normal_class), []).append(one)
+    found = []
+    for group in groups.values():
+        with learned_from([other for other in sets if teaches(group[0], other)]):
+            found += [replace(one, estimate=estimate_from(one.counted, one.shape)) for one in group]
+    return found
+
+
+def _mean_error(sets: Sequence[Estimated]) -> str:
+    return f"{100 * np.mean([abs(one.estimate.estimate - one.rho) for one in sets]):.1f}"
 
 
 def errors(sets: Sequence[Estimated]) -> str:

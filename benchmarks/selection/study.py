@@ -1,9 +1,10 @@
 """The evidence for the choice without labels: the sweeps it is judged on, and the judgement.
 
-python benchmarks/selection/study.py run [--pacs-root DIR] [--output DIR] [--cache DIR]
-python benchmarks/selection/study.py report SWEEP_FOLDER [SWEEP_FOLDER ...] [--output DIR]
+python benchmarks/selection/study.py run [--grid FILE] [--pacs-root DIR] [--output DIR] [--cache DIR]
+python benchmarks/selection/study.py report SWEEP_FOLDER [SWEEP_FOLDER ...] [--whole] [--output DIR]
 
-``run`` sweeps grid.yaml over digits, and over PACS where its images are; it goes on where it was stopped.
+``run`` sweeps a grid over digits, and over PACS where its images are; it goes on where it was stopped. Besides
+grid.yaml there is one of the trusted sets at every contamination (k/) and one of the training (training/).
 ``report`` chooses again on every setting of finished sweeps, judges the choices by the oracle's labels, and
 writes RESULTS.md and its plots. The sweep folders are only read.
 """
@@ -37,7 +38,7 @@ DIGITS = ("typeset", "mnist", "optdigits")
 PACS = ("photo", "art_painting", "sketch")
 
 
-def run(pacs_root: Path | None, output: Path | None, cache: Path | None) -> int:
+def run(grid: Path, pacs_root: Path | None, output: Path | None, cache: Path | None) -> int:
     """Sweep each dataset in turn; the exit code of the first that fails, else 0."""
     sweeps: dict[str, tuple[tuple[str, ...], list[str]]] = {"digits": (DIGITS, [])}
     if pacs_root is not None:
@@ -49,16 +50,16 @@ def run(pacs_root: Path | None, output: Path | None, cache: Path | None) -> int:
         pairs = json.dumps(list(permutations(domains, 2)))
         overrides = [*own, *shared, f"data.pairs={pairs}", "resources.trainings_per_trial=24"]
         options = [word for override in overrides for word in ("--set", override)]
-        done = subprocess.run([TWOFOLD, "sweep", HERE / "grid.yaml", "--name", name, *options], check=False)
+        done = subprocess.run([TWOFOLD, "sweep", grid, "--name", name, *options], check=False)
         if done.returncode:
             return done.returncode
     return 0
 
 
-def report(folders: Sequence[Path], output: Path) -> int:
-    """Judge finished sweeps and write RESULTS.md and its plots into ``output``."""
+def report(folders: Sequence[Path], output: Path, grids: Sequence[str]) -> int:
+    """Judge finished sweeps on some of ``GRIDS`` and write RESULTS.md and its plots into ``output``."""
     sweeps = [read_sweep(folder) for folder in folders]
-    compared = [one for grid in GRIDS for sweep in sweeps for one in compare_sweep(sweeps, sweep, grid)]
+    compared = [one for grid in grids for sweep in sweeps for one in compare_sweep(sweeps, sweep, grid)]
     full = {sweep.name: sweep.grids[FULL] for sweep in sweeps}
     pictures = plots.draw_all(full, compared, output)
     (output / "RESULTS.md").write_text(document(sweeps, compared, pictures))
@@ -87,7 +88,7 @@ def document(sweeps: Sequence[Sweep], compared: Sequence[Compared], pictures: Se
         tables.short(compared),
         *pictures,
     ]
-    for grid in GRIDS:
+    for grid in dict.fromkeys(one.grid for one in compared):
         sizes = sorted({len(s.configs) for sweep in sweeps for s in sweep.grids[grid]})
         parts.append(
             f"## Grid: {grid} ({'–'.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))} configurations)"
@@ -219,17 +220,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     sweeping = commands.add_parser("run", help="sweep the grid over both datasets")
+    sweeping.add_argument("--grid", type=Path, default=HERE / "grid.yaml", help="what to sweep")
     sweeping.add_argument("--pacs-root", type=Path, help="folder of PACS; without it, digits alone")
     sweeping.add_argument("--output", type=Path, help="folder of the sweeps")
     sweeping.add_argument("--cache", type=Path, help="folder of what is computed from images")
     judging = commands.add_parser("report", help="judge finished sweeps")
     judging.add_argument("folders", type=Path, nargs="+", metavar="SWEEP_FOLDER")
+    judging.add_argument("--whole", action="store_true", help="only the whole grid, of which 140 are no part")
     judging.add_argument("--output", type=Path, default=HERE, help="folder of RESULTS.md and its plots")
     given = parser.parse_args(arguments)
     try:
         if given.command == "run":
-            return run(given.pacs_root, given.output, given.cache)
-        return report(given.folders, given.output)
+            return run(given.grid, given.pacs_root, given.output, given.cache)
+        return report(given.folders, given.output, [FULL] if given.whole else list(GRIDS))
     except TwofoldError as error:
         print(error, file=sys.stderr)
         return 2

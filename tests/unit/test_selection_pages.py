@@ -38,14 +38,23 @@ def test_what_was_measured_before_gives_the_estimate_of_the_sweep(
         assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-4)
 
 
-def estimated(domain: str, share: float, numbers: np.ndarray, dataset: str = "digits") -> Estimated:
-    return Estimated(dataset, domain, share, share, None, numbers, estimate_from(None, numbers))
+def estimated(
+    domain: str, share: float, numbers: np.ndarray, dataset: str = "digits", normal_class: str = "0"
+) -> Estimated:
+    found = estimate_from(None, numbers)
+    return Estimated(dataset, domain, normal_class, share, share, None, numbers, found)
 
 
 SHAPES = [shape(images(n, 4.0)) for n in (0, 8, 16, 24)]
 SETS = [
-    estimated(domain, share, numbers + shift)
-    for domain, shift in (("a", 0.0), ("b", 0.01), ("c", 0.02))
+    estimated(domain, share, numbers + shift, normal_class=normal_class)
+    for domain, normal_class, shift in (
+        ("a", "0", 0.0),
+        ("a", "1", 0.005),
+        ("b", "0", 0.01),
+        ("b", "1", 0.015),
+        ("c", "0", 0.02),
+    )
     for share, numbers in zip((0.0, 0.1, 0.2, 0.3), SHAPES, strict=True)
 ]
 
@@ -58,8 +67,24 @@ def test_a_domain_is_judged_by_the_others_and_the_table_comes_back() -> None:
         assert found[0].estimate == estimate_from(None, SETS[0].shape)
     # Its own contaminations have no say.
     wrong = [replace(one, share=0.5) if one.domain == "a" else one for one in SETS]
-    assert [o.estimate for o in without_own_domain(wrong)[:4]] == [o.estimate for o in found[:4]]
+    assert [o.estimate for o in without_own_domain(wrong)[:8]] == [o.estimate for o in found[:8]]
     assert estimate_from(None, SHAPES[0]) == before
+
+
+@pytest.mark.parametrize(
+    ("teachers", "taught"),
+    [
+        ("other domains", {("b", "0"), ("b", "1"), ("c", "0")}),
+        ("other classes", {("a", "1"), ("b", "1")}),
+        ("other classes of its domain", {("a", "1")}),
+    ],
+)
+def test_a_set_is_taught_by_its_teachers_alone(teachers: str, taught: set[tuple[str, str]]) -> None:
+    # "c" has one class, of which no other of its domain could teach it.
+    sets = SETS if teachers != "other classes of its domain" else [o for o in SETS if o.domain != "c"]
+    first = rho.taught_by(sets, rho.TEACHERS[teachers])[0]
+    with learned_from([one for one in sets if (one.domain, one.normal_class) in taught]):
+        assert first.estimate == estimate_from(None, SETS[0].shape)
 
 
 def test_errors_are_in_points_by_dataset_contamination_and_target() -> None:
@@ -86,7 +111,7 @@ def test_the_number_that_differs_is_found() -> None:
 
 
 def test_a_page_without_pacs_and_with_gaps_alone_has_no_empty_number() -> None:
-    sets = [replace(one, counted=(one.share, 0.07)) for one in SETS]
+    sets = [replace(one, counted=(one.share, 0.07)) for one in SETS if one.domain != "c"]
     text = rho.page(sets, without_own_domain(sets), [])
     assert "nan" not in text and "| a | 0–0.1 | 100% |" in text
 
