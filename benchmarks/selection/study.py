@@ -5,8 +5,8 @@ python benchmarks/selection/study.py report SWEEP_FOLDER [SWEEP_FOLDER ...] [--w
 
 ``run`` sweeps a grid over digits, and over PACS where its images are; it goes on where it was stopped.
 Besides grid.yaml there is one of the trusted sets at every contamination (k/) and one of the training
-(training/). ``report`` chooses again on every setting of finished sweeps, judges the choices by the oracle's labels, and
-writes RESULTS.md and its plots. The sweep folders are only read.
+(training/). ``report`` chooses again on every setting of finished sweeps, judges the choices by the oracle's
+labels, and writes RESULTS.md and its plots. The sweep folders are only read.
 """
 
 from __future__ import annotations
