@@ -115,8 +115,10 @@ def test_encoder_contract(
 
 @pytest.mark.parametrize(
     ("registry", "case"),
-    [*((ENCODERS, case) for case in ENCODER_CASES), *((BACKBONES, case) for case in BACKBONE_CASES)],
-    ids=str,
+    [
+        *(pytest.param(ENCODERS, case, id=f"encoder-{case}") for case in ENCODER_CASES),
+        *(pytest.param(BACKBONES, case, id=f"backbone-{case}") for case in BACKBONE_CASES),
+    ],
 )
 def test_a_skeleton_is_the_network_without_its_file(
     registry: Registry[Any], case: Case, name_of: Callable[[Case], str]
