@@ -15,8 +15,9 @@ setup: $(INSTALLED) ## create .venv and install twofold into it
 sweep: $(INSTALLED) ## run the default sweep on the digits and report on it
 	@$(BIN)/twofold sweep search_spaces/digits.yaml
 
-test: $(INSTALLED) ## run the tests
-	@$(BIN)/python -m pytest
+# Tests of a file share what is dear to make: sweeps, servers, a Ray.
+test: $(INSTALLED) ## run the tests, two files at a time (twelve minutes on 2 cores)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED) ## run the tests that kill and stop whole sweeps (six minutes)
 	@$(BIN)/python -m pytest -m slow
