@@ -1,14 +1,16 @@
-"""The pages beside the study: contamination.md and agreement.md, where the answer is known."""
+"""The pages beside the study: contamination.md, agreement.md and confidence.md, where the answer is known."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.selection import agreement, rho
+from benchmarks.selection import agreement, confidence, rho
+from benchmarks.selection.confidence import ORACLE, STATED, Case, Chosen
 from benchmarks.selection.rho import Estimated, estimate_from, learned_from, unlike, without_own_domain
 from benchmarks.selection.tasks import Outcomes
 from orchestrator import contamination
@@ -141,3 +143,42 @@ def test_a_proxy_that_knows_the_best_k_closes_the_gap_and_its_opposite_opens_it(
     assert agreement.gap([here], [agreement.among_k(here, "bad")]).startswith("-186 %")
     # Both configurations with that K share the pick.
     assert agreement.among_all(here, "good") == (81, 74, 90)
+
+
+def scored(*scores: np.ndarray) -> Chosen:
+    """Candidates of one seed with these scores on T_sel, of which the first is chosen."""
+    candidates = [SimpleNamespace(records=[SimpleNamespace(target_sel=row)]) for row in scores]
+    return Chosen(candidates, 0, {}, Contamination(0.2, 0.1, 0.3))  # type: ignore[arg-type]
+
+
+def test_the_tops_of_equal_scores_overlap_and_those_of_opposite_ones_do_not() -> None:
+    rising = np.arange(10.0)
+    # With itself, with the same order on another scale, and with the opposite order: 2 of 10 are the top.
+    assert confidence.overlap(scored(rising, np.exp(rising), -rising)) == pytest.approx(2 / 3)
+    one_shared = np.array([0.0, 1, 2, 3, 4, 5, 6, 8, 7, 9])
+    assert confidence.overlap(scored(rising, one_shared)) == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_agreement_is_spearmans_and_undefined_for_scores_that_do_not_vary() -> None:
+    rising = np.arange(10.0)
+    assert confidence.agreement(scored(rising, np.exp(rising)).candidates) == pytest.approx(1)
+    assert confidence.agreement(scored(rising, -rising).candidates) == pytest.approx(-1)
+    assert np.isnan(confidence.agreement(scored(rising, np.ones(10)).candidates))
+
+
+def test_a_signal_that_knows_the_regret_leaves_it_in_the_half_that_is_trusted_less() -> None:
+    regret = [float(i) for i in range(1, 9)]
+    cases = [
+        Case("runs/digits", "digits", f"p{i % 2}", str(i), 0.1, {STATED: -r, "wrong": r, "none": np.nan}, r)
+        for i, r in enumerate(regret)
+    ]
+    found = confidence.measure(cases, STATED)
+    assert found.value == pytest.approx((5 + 6 + 7 + 8) / (1 + 2 + 3 + 4))
+    assert found.low <= found.value <= found.high and found.rank == pytest.approx(1)
+    assert confidence.measure(cases, "wrong").value == pytest.approx(10 / 26)
+    assert str(confidence.measure(cases, "none")) == "–"
+    text = confidence.page(cases)
+    rows = [line.split(" | ")[0] for line in text.splitlines() if "] (" in line]
+    assert (
+        rows == [f"| **{STATED}**", "| wrong", "| none"] and ORACLE in text and "digits: 8 settings" in text
+    )
