@@ -213,8 +213,14 @@ class BundleRuns:
         history = self._attempts.read(bundle).settled(self._launch.run, _is_alive)
         if history.is_exhausted:
             assert history.failure is not None
-            failed = self._group.fail(units, history.failure, history.error)
+            # Units without a training are recorded one by one: the first without a record was under way.
+            blamed = units if units[0].trains else units[:1]
+            failed = self._group.fail(blamed, history.failure, history.error)
+            # What is forgotten first may happen to these again; it is not held against the others.
+            self._attempts.forget(bundle)
             yield self._recorded(Progress(failed), history)
+            if rest := units[len(blamed) :]:
+                yield from self._attempt(bundle, rest)
         else:
             history = history.begin(Attempt(self._launch.run, self._node, os.getpid(), time.time()))
             self._attempts.write(bundle, history)
@@ -241,6 +247,10 @@ class BundleRuns:
             for progress in self._group.run(units, self._checkpoints, self._launch.judge):
                 recorded.update(record.key for record in progress.finished)
                 stamped = self._recorded(progress, history)
+                if history.deaths and not units[0].trains:
+                    # It was this unit that died, and now it did not; the next one begins anew.
+                    history = replace(history, deaths=0)
+                    self._attempts.write(bundle, history)
                 watchdog.rest()
                 yield stamped
                 watchdog.feed()
