@@ -135,6 +135,25 @@ def test_a_hang_is_a_failed_record_that_says_where_the_training_stood(cache: Pat
     assert (locked.failure, locked.attempts) == ("worker_died", 2)
 
 
+def test_a_score_that_kills_its_worker_fails_alone(cache: Path, tmp_path: Path) -> None:
+    """The units that train nothing share a bundle, an attempt and a worker, but no blame."""
+    data = folder_data(draw_domains(tmp_path / "images"), classes=["plain bar"], anomaly_classes=["Größe"])
+    scores = ["both_centres", "deadly", "knn", "target_centre"]
+    space = write_space(
+        tmp_path / "deadly.yaml",
+        cache,
+        data=data,
+        space=[{"alignment": "identity", "clusterer": "all", "score": scores}],
+        resources={"workers": 1},
+    )
+    done = twofold("sweep", space, env=with_faults(tmp_path / "faults"))
+    assert done.code == 1 and "1 units failed" in done.message, done.output
+    ended = {record.config["score"]: record for record in records(tmp_path / "deadly").values()}
+    assert set(ended) >= set(scores)
+    assert {score: r.state for score, r in ended.items() if r.state != "done"} == {"deadly": "failed"}
+    assert (ended["deadly"].failure, ended["deadly"].attempts) == ("worker_died", 2)
+
+
 def test_a_training_that_diverges_is_a_failure_and_not_a_result(faulty: Any) -> None:
     (record,) = [record for record in faulty[2].values() if record.config.get("learning_rate") == 1e30]
     assert record.state == "failed" and "Try a lower learning_rate" in str(record.error)
