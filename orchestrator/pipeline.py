@@ -25,6 +25,7 @@ from orchestrator.prepare import check_feasible, domain_fingerprints, draw_setti
 from orchestrator.progress import SweepProgress
 from orchestrator.ray_environment import set_ray_environment
 from orchestrator.redact import redacted
+from orchestrator.report.words import counted
 from orchestrator.rounds import Rounds, make_grid
 from orchestrator.spec import describe_spec, open_spec
 from orchestrator.status import read_status, show_status
@@ -159,7 +160,7 @@ def _outcome(
     if failed:
         first = (failed[0]["error"] or "").strip().splitlines()[-1:]
         console.print(
-            f"[red]{len(failed)} units failed[/], the first with: {escape(''.join(first))}\n"
+            f"[red]{counted(len(failed), 'unit')} failed[/], the first with: {escape(''.join(first))}\n"
             f"`twofold status {config.folder}` groups them by cause; the tracebacks are in column `error` "
             f"of {config.folder / 'units.parquet'}. {retry} again."
         )
@@ -303,7 +304,7 @@ def show_plan(config: SweepConfig, console: Console, pilot: bool = True) -> None
     rounds = plan.rounds.expected()
     trainings = len({unit.bundle for units in rounds for unit in units if unit.trains})
     groups = sum(len(group_units(units, config.resources.trainings_per_trial)) for units in rounds)
-    console.print(f"  {trainings} trainings in {groups} Ray trials", highlight=False)
+    console.print(f"  {counted(trainings, 'training')} in {counted(groups, 'Ray trial')}", highlight=False)
     if pilot and rounds:
         from orchestrator.plan_table import show_estimate
 
@@ -386,7 +387,7 @@ def sync_tracking(config: SweepConfig, console: Console) -> bool:
     plan, owner = make_plan(config), Owner.here()
     with open_tracker(outbox_of(config, plan, owner)) as tracker:
         new = tracker.log(unit.key for unit in plan.units)
-    console.print(f"{new} units logged to {redacted(config.mlflow_uri)}.")
+    console.print(f"{counted(new, 'unit')} logged to {redacted(config.mlflow_uri)}.")
     # Without a report the sweep is still under way, and so is its parent run.
     return not (config.folder / "report.html").exists() or _finish_tracking(config, plan, console, owner)
 
@@ -433,8 +434,9 @@ def _headline(config: SweepConfig, plan: Plan, left: Sequence[Unit]) -> str:
     per_setting = most // (len(plan.settings) * len(set(config.seeds)))
     up_to = "up to " if config.search == "optuna" else ""
     return (
-        f"[bold]{config.name}[/]: {up_to}{most} units = {len(plan.settings)} settings x "
-        f"{per_setting} configurations x {len(set(config.seeds))} seeds; "
+        f"[bold]{config.name}[/]: {up_to}{counted(most, 'unit')} = "
+        f"{counted(len(plan.settings), 'setting')} x {counted(per_setting, 'configuration')} x "
+        f"{counted(len(set(config.seeds)), 'seed')}; "
         f"{recorded} recorded, {up_to}{most - recorded} to run"
     )
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from orchestrator.leases import Leases, Owner
 from orchestrator.ledger import STATES, Ledger
 from orchestrator.plan import Unit
+from orchestrator.report.words import counted
 from orchestrator.storage import Storage
 
 RECENT_SECONDS = 600.0
@@ -73,7 +74,7 @@ def show_status(name: str, status: Status, console: Console) -> None:
     """Print the counts, the time left and the failures grouped by cause."""
     total = sum(status.counts.values())
     parts = [f"{count} {state}" for state, count in status.counts.items() if count]
-    console.print(f"[bold]{name}[/]: {total} units: {', '.join(parts)}", highlight=False)
+    console.print(f"[bold]{name}[/]: {counted(total, 'unit')}: {', '.join(parts)}", highlight=False)
     if status.drivers:
         left = "unknown" if status.seconds_left is None else f"about {_duration(status.seconds_left)}"
         console.print(f"Drivers at work: {status.drivers}; time left: {left}", highlight=False)

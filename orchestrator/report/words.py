@@ -43,6 +43,11 @@ _DETAILS: dict[str, tuple[Any, str]] = {
 """Hyperparameter -> (the usual value, which goes without saying; how any other value is said)."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: ``1 unit``, ``2 units``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def describe(config: Mapping[str, Any]) -> str:
     """A configuration in short words, e.g. ``density 60 %, no training, kNN score``.
 

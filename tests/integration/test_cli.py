@@ -204,7 +204,7 @@ def test_the_installed_command_refuses_in_the_same_way(space: Path, images: Path
 def test_a_plan_counts_and_runs_nothing(swept: Sweep, space: Path) -> None:
     new = twofold_here("plan", space, "--no-pilot")
     assert new.code == 0
-    assert "9 units = 3 settings x 3 configurations x 1 seeds; 0 recorded, 9 to run" in new.output
+    assert "9 units = 3 settings x 3 configurations x 1 seed; 0 recorded, 9 to run" in new.output
     ran_nothing(space.parent)
     before = modified(list(swept.records.values()))
     done = twofold_here("plan", *swept.arguments)

@@ -147,7 +147,7 @@ def test_a_score_that_kills_its_worker_fails_alone(cache: Path, tmp_path: Path) 
         resources={"workers": 1},
     )
     done = twofold("sweep", space, env=with_faults(tmp_path / "faults"))
-    assert done.code == 1 and "1 units failed" in done.message, done.output
+    assert done.code == 1 and "1 unit failed" in done.message, done.output
     ended = {record.config["score"]: record for record in records(tmp_path / "deadly").values()}
     assert set(ended) >= set(scores)
     assert {score: r.state for score, r in ended.items() if r.state != "done"} == {"deadly": "failed"}
@@ -203,7 +203,7 @@ def test_a_sweep_in_which_everything_fails_says_so(ray_local: None, cache: Path,
     for _ in range(2):
         done = twofold_here("sweep", space)
         assert done.code == 1
-        assert "1 units failed" in done.message and "Try a lower learning_rate" in done.message
+        assert "1 unit failed" in done.message and "Try a lower learning_rate" in done.message
     assert {record.state for record in records(tmp_path / "lost").values()} == {"failed"}
 
 

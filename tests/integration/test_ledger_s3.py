@@ -30,7 +30,7 @@ def test_a_sweep_whose_ledger_is_in_an_object_store(
     folder, storage = tmp_path / "remote", Storage(location)
     command = ["sweep", space, *sets(f"ledger={location}")]
     first = twofold_here(*command)
-    assert first.code == 1 and "1 units failed" in first.message, first.output
+    assert first.code == 1 and "1 unit failed" in first.message, first.output
     ended = records(storage)
     assert sorted(record.state for record in ended.values()) == ["done", "done", "failed"]
     assert storage.names("leases") == storage.names("attempts") == storage.names("checkpoints") == []

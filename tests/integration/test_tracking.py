@@ -151,7 +151,7 @@ def test_a_run_that_was_left_half_written_is_logged_anew(untracked: Sweep, serve
     _, children = runs_of(server, "away")
     client.update_run(children[0].info.run_id, "RUNNING")
     done = twofold_here("sync", untracked.folder)
-    assert "1 units logged" in done.message
+    assert "1 unit logged" in done.message
     _, children = runs_of(server, "away")
     assert sorted(run.data.tags[KEY] for run in children) == sorted(untracked.records)
 
