@@ -13,7 +13,7 @@ def explain(choice: Mapping[str, Any], most: float, bounds: tuple[float, float])
 
     Args:
         choice: as in ``selection.json``.
-        most: points that the evidence can add.
+        most: points that the evidence can add at this contamination.
         bounds: confidence below which trust is low, and from which it is high.
     """
     rho = choice["contamination"]
@@ -22,11 +22,16 @@ def explain(choice: Mapping[str, Any], most: float, bounds: tuple[float, float])
         f"About {rho['estimate']:.0%} of the target images look anomalous "
         f"({rho['low']:.0%} to {rho['high']:.0%}).",
         f"Chosen: {describe(choice['config'])}; {choice['reason']}.",
-        f"On digits such choices came to {own['worth']:+.1f} points from the best; the evidence on these "
-        f"images adds {own['value'] - own['worth']:.1f} of at most {most:g}.",
+        f"On digits such choices came to {own['worth']:+.1f} points from the best; {_evidence(own, most)}.",
         *_runner_up(choice, own),
         _trust(choice, bounds),
     ]
+
+
+def _evidence(own: Mapping[str, Any], most: float) -> str:
+    if most == 0:
+        return "with so few anomalies, the evidence on these images has no say"
+    return f"the evidence on these images adds {own['value'] - own['worth']:.1f} of at most {most:.1f}"
 
 
 def _runner_up(choice: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:

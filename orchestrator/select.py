@@ -2,8 +2,9 @@
 
 The value of a configuration is what its choices were worth on digits at the estimated contamination, plus
 what the evidence on these images adds: the rank of its trusted set by stage A, from frozen features, and of
-its scores on T_sel by stage B. The default configuration is left only when another one clearly leads it in
-most bootstrap resamples of T_sel.
+its scores on T_sel by stage B. Where hardly an image looks anomalous there is nothing to rank by, and the
+evidence has no say. The default configuration is left only when another one leads it in most bootstrap
+resamples of T_sel.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ class Chooser:
 
     Attributes:
         evidence: proxy -> points of AUROC between the first and the last of its ranking.
+        silent, heard: estimated contamination up to which the evidence has no say, and from which it has all
+            of its points.
         stage_a: proxies whose mean rank orders the trusted sets in the explanation; nothing is chosen by it.
         bootstraps: resamples of T_sel.
-        margin: lead over the default, in points, that counts. The worth is that of kinds of configurations
-            and does not tell near ones apart.
-        convinced: share of resamples in which another configuration must lead so to replace the default.
+        convinced: share of resamples in which another configuration must lead to replace the default.
         doubtful, clear: tail of the chosen scores below which trust is low, and from which it is high.
         min_rank: gate, least effective rank of the embeddings relative to that before training.
         min_variation: gate, least score variation relative to that before training.
@@ -61,9 +62,10 @@ class Chooser:
         ("contamination_split", 2.0),
         ("bridge", 1.0),
     )
+    silent: float = 0.1
+    heard: float = 0.2
     stage_a: tuple[str, ...] = ("dominant_stability", "dominant_gap")
     bootstraps: int = 20
-    margin: float = 2.0
     convinced: float = 0.8
     doubtful: float = 2.3
     clear: float = 3.3
@@ -71,6 +73,10 @@ class Chooser:
     min_variation: float = 0.01
     min_share: float = 0.1
     ensemble: int = 5
+
+    def say(self, contamination: float) -> float:
+        """Share of its points, 0..1, that the evidence has at an estimated contamination."""
+        return float(np.clip((contamination - self.silent) / (self.heard - self.silent), 0, 1))
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class Ranking:
         proxies: per candidate, stage-B proxy -> value; an undefined one is absent.
         worth: (u,) expected points relative to the best of a grid, before the evidence.
         values: (u,) worth and evidence together, in points; larger = better.
-        wins: (u,) share of bootstrap resamples in which the candidate clearly leads the default.
+        wins: (u,) share of bootstrap resamples in which the candidate leads the default.
     """
 
     proxies: list[dict[str, float]]
@@ -121,7 +127,7 @@ class Verdict:
 
     Attributes:
         chosen: position of the candidate.
-        share: share of resamples in which the leader of the race clearly leads the default.
+        share: share of resamples in which the leader of the race leads the default.
         reason: one sentence.
     """
 
@@ -206,7 +212,7 @@ def choose(
         "ranking": [_entry(candidates[i], ranking, i) for i in order],
         "ensemble": [candidates[i].key for i in open_[: chooser.ensemble]],
     }
-    most = sum(points for _, points in chooser.evidence)
+    most = chooser.say(contamination.estimate) * sum(points for _, points in chooser.evidence)
     return {**choice, "explanation": explain(choice, most, (chooser.doubtful, chooser.clear))}
 
 
@@ -300,16 +306,20 @@ def _rank(
     before = np.array([_worth(candidate, contamination) for candidate in candidates])
     frozen = [_mean_proxies(candidate.records) for candidate in candidates]
 
+    say = chooser.say(contamination)
+
     def value(scores: Sequence[Mapping[str, float]]) -> np.ndarray:
         found = [{**own, **new} for own, new in zip(frozen, scores, strict=True)]
-        return before + sum(points * (1 - mean_ranks(found, (name,))) for name, points in chooser.evidence)
+        return before + say * sum(
+            points * (1 - mean_ranks(found, (name,))) for name, points in chooser.evidence
+        )
 
     wins = np.zeros(len(candidates))
     used = [name for name, _ in chooser.evidence if name in names and name != CONSENSUS]
     for _ in range(0 if default is None else chooser.bootstraps):
         sample = np.sort(draws.choice(every, size=len(every), replace=True))
         resampled = value(_score_proxies(candidates, sample, used, contamination, {}))
-        wins += resampled - resampled[default] > chooser.margin
+        wins += resampled > resampled[default]
     return Ranking(proxies, before, value(proxies), wins / chooser.bootstraps)
 
 
@@ -418,14 +428,13 @@ def _decide(
     if share >= chooser.convinced:
         lead = ranking.values[leader] - ranking.values[default]
         reason = (
-            f"first by value, {lead:.1f} points above the default, and more than {chooser.margin:g} in "
-            f"{share:.0%} of the resamples of T_sel"
+            f"first by value, {lead:.1f} points above the default, and above it in {share:.0%} of the "
+            "resamples of T_sel"
         )
         return Verdict(leader, share, reason)
     reason = (
-        f"the default is kept: {describe(candidates[leader].config)} ranks first, but leads it by "
-        f"{chooser.margin:g} points in only {share:.0%} of the resamples of T_sel, and "
-        f"{chooser.convinced:.0%} are asked for"
+        f"the default is kept: {describe(candidates[leader].config)} ranks first, but leads it "
+        f"in only {share:.0%} of the resamples of T_sel, and {chooser.convinced:.0%} are asked for"
     )
     return Verdict(default, share, reason)
 

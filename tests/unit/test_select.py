@@ -30,7 +30,7 @@ from trainables.seeding import canonical_json, generator, stable_hash
 from trainables.types import Contamination
 
 M = 24
-CHOOSER = Chooser(evidence=(("planted", 10.0),), stage_a=("planted_a",))
+CHOOSER = Chooser(evidence=(("planted", 10.0),), stage_a=("planted_a",), silent=-1.0, heard=0.0)
 RHO = Contamination(0.1, 0.05, 0.2)
 
 
@@ -140,19 +140,26 @@ def test_the_default_is_kept_where_the_lead_is_chance() -> None:
     assert low.key != choice["chosen"]
 
 
-def test_a_lead_below_the_margin_is_none() -> None:
+def test_the_evidence_has_no_say_where_hardly_an_image_looks_anomalous() -> None:
     records = [record(DEFAULT, 1), record(LEFT, 3), record(RIGHT, 2)]
-    assert decide(*records, margin=9.9)["chosen"] == records[1].key
-    choice = decide(*records, margin=10.0)
-    assert choice["kept_default"] and choice["win_share"] == 0
-    assert "leads it by 10 points in only 0%" in choice["reason"]
+
+    def added(estimate: float) -> list[float]:
+        rho = Contamination(estimate, 0.0, 0.5)
+        choice = decide(*records, rho=rho, silent=0.1, heard=0.3)
+        return [entry["value"] - entry["worth"] for entry in choice["ranking"]]
+
+    assert added(0.0) == added(0.1) == [0, 0, 0]
+    assert added(0.15) == pytest.approx([2.5, 1.25, 0], abs=1e-3)
+    assert added(0.3) == added(0.5) == pytest.approx([10, 5, 0], abs=1e-3)
+    told = decide(*records, rho=Contamination(0.05, 0.0, 0.1), silent=0.1, heard=0.3)["explanation"]
+    assert any("the evidence on these images has no say" in sentence for sentence in told)
 
 
 def test_worth_decides_where_the_evidence_is_silent() -> None:
     """The record's trusted share is 0.6: of two scores the one that was worth more on digits wins."""
     knn, centre = flat(2), flat(2, score="source_centre", alignment="positive", finetune="head")
     records = [record(centre, 1), record(knn, 1)]
-    choice = decide(*records, default=centre, evidence=(), margin=0)
+    choice = decide(*records, default=centre, evidence=())
     expected = {r.key: worth(r.config, 0.6, RHO.estimate) for r in records}
     assert {e["key"]: e["value"] for e in choice["ranking"]} == pytest.approx(expected, abs=1e-4)
     assert choice["chosen"] == max(expected, key=lambda key: expected[key])
@@ -165,8 +172,8 @@ def test_the_choice_follows_the_contamination() -> None:
         record(most, 1, trusted_fit=np.arange(20) < 19),
     ]
     clean, dirty = Contamination(0.02, 0, 0.1), Contamination(0.45, 0.3, 0.5)
-    assert decide(*records, default=few, rho=clean, evidence=(), margin=0)["config"] == most
-    assert decide(*records, default=few, rho=dirty, evidence=(), margin=0)["config"] == few
+    assert decide(*records, default=few, rho=clean, evidence=())["config"] == most
+    assert decide(*records, default=few, rho=dirty, evidence=())["config"] == few
 
 
 def test_trust_is_how_far_the_highest_scores_stand_out() -> None:
