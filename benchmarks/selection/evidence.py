@@ -43,6 +43,8 @@ ADDED = (1.0, 2.0)
 
 NAMES = sorted(set(PROXIES.names()) - set(CONTROLS))
 
+SHIPPED = "as shipped"
+
 Evidence = Mapping[str, float]
 
 
@@ -54,6 +56,7 @@ class Case:
         sweep, dataset, contamination: where it comes from.
         worth: (u,) points before the evidence.
         ranks: proxy -> (u,) rank of each configuration, 0 = best .. 1 = worst.
+        say: share of its points that the evidence has.
         is_open: (u,) bool, whether no gate is failed.
         auroc: (u,) percent.
     """
@@ -63,12 +66,14 @@ class Case:
     contamination: float
     worth: np.ndarray
     ranks: Mapping[str, np.ndarray]
+    say: float
     is_open: np.ndarray
     auroc: np.ndarray
 
     def regret(self, evidence: Evidence) -> float:
         """Points between the best configuration and the first by worth and evidence."""
-        values = self.worth + sum(points * (1 - self.ranks[name]) for name, points in evidence.items())
+        added = sum(points * (1 - self.ranks[name]) for name, points in evidence.items())
+        values = self.worth + self.say * added
         return float(self.auroc.max() - self.auroc[np.where(self.is_open, values, -np.inf).argmax()])
 
 
@@ -107,6 +112,7 @@ def read_case(folder: Path, setting: Setting) -> Case:
         contamination=setting.contamination,
         worth=np.array([entries[c.key]["worth"] for c in candidates]),
         ranks={name: mean_ranks(proxies, (name,)) for name in NAMES},
+        say=chooser.say(rho.estimate),
         is_open=np.array([not c.gates for c in candidates]),
         auroc=mean_aurocs(folder, candidates),
     )
@@ -115,7 +121,7 @@ def read_case(folder: Path, setting: Setting) -> Case:
 def changes() -> dict[str, Evidence]:
     """What is asked for -> evidence."""
     used = dict(Chooser().evidence)
-    found: dict[str, Evidence] = {"as shipped": used, "without any": {}}
+    found: dict[str, Evidence] = {SHIPPED: used, "without any": {}}
     for name in used:
         found[f"without `{name}`"] = {other: points for other, points in used.items() if other != name}
     for name in NAMES:
@@ -162,7 +168,7 @@ def regrets(cases: Sequence[Case]) -> str:
         )
 
     rows = [
-        [f"**{title}**" if title == "as shipped" else title, *(f"{value:.2f}" for value in found[title])]
+        [f"**{title}**" if title == SHIPPED else title, *(f"{value:.2f}" for value in found[title])]
         for title in sorted(found, key=decided)
     ]
     return table(("evidence", *columns), rows)

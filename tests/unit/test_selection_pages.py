@@ -1,4 +1,4 @@
-"""The pages beside the study: contamination.md, agreement.md and confidence.md, where the answer is known."""
+"""The pages beside the study, where the answer is known."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.selection import agreement, confidence, rho
+from benchmarks.selection import agreement, confidence, evidence, rho
 from benchmarks.selection.confidence import ORACLE, STATED, Case, Chosen
 from benchmarks.selection.rho import Estimated, estimate_from, learned_from, unlike, without_own_domain
 from benchmarks.selection.tasks import Outcomes
 from orchestrator import contamination
 from orchestrator.contamination import estimate_contamination, shape
 from orchestrator.proxies.base import unit_rows
+from orchestrator.select import Chooser
 from trainables.seeding import canonical_json
 from trainables.types import Contamination
 
@@ -184,3 +185,33 @@ def test_a_signal_that_knows_the_regret_leaves_it_in_the_half_that_is_trusted_le
         and ORACLE in text
         and "digits: 8 settings" in text
     )
+
+
+def evidence_case(sweep: str, dataset: str, rho: float, best: int) -> evidence.Case:
+    """Four configurations of equal worth, of which ``best`` is best and the consensus knows it."""
+    auroc = np.array([60.0, 70, 80, 90])[np.roll(np.arange(4), best - 3)]
+    ranks = {name: np.full(4, 0.5) for name in evidence.NAMES}
+    ranks["consensus"] = (90 - auroc) / 30
+    return evidence.Case(sweep, dataset, rho, np.zeros(4), ranks, 1.0, np.ones(4, dtype=bool), auroc)
+
+
+def test_evidence_that_knows_the_best_leaves_no_regret_where_it_has_a_say() -> None:
+    case = evidence_case("runs/digits", "digits", 0.1, best=2)
+    assert case.auroc.argmax() == 2 and case.regret({"consensus": 1.0}) == 0
+    assert case.regret({}) == case.auroc.max() - case.auroc[0]
+    assert replace(case, say=0.0).regret({"consensus": 1.0}) == case.regret({})
+    closed = replace(case, is_open=case.auroc < 90)
+    assert closed.regret({"consensus": 1.0}) == 10
+
+
+def test_changes_of_the_evidence_are_ordered_by_the_digits_alone() -> None:
+    cases = [evidence_case("runs/digits", "digits", 0.1, 2), evidence_case("runs/pacs", "pacs", 0.3, 1)]
+    cases[1].ranks["bridge"][:] = (90 - cases[1].auroc) / 30
+    text = evidence.page(cases)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0] == "| evidence | runs/digits, ρ = 0.1 | runs/pacs, ρ = 0.3 |"
+    assert rows[2].split(" | ")[0] in {f"| {points} more for `consensus`" for points in (1, 2)}
+    assert len(rows) == 2 + len(evidence.changes())
+    used = dict(Chooser().evidence)
+    assert evidence.changes()["1 more for `bridge`"]["bridge"] == used["bridge"] + 1
+    assert "bridge" not in evidence.changes()["without `bridge`"]
