@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -62,7 +63,8 @@ def report(folders: Sequence[Path], output: Path, grids: Sequence[str]) -> int:
     compared = [one for grid in grids for sweep in sweeps for one in compare_sweep(sweeps, sweep, grid)]
     full = {sweep.name: sweep.grids[FULL] for sweep in sweeps}
     pictures = plots.draw_all(full, compared, output)
-    (output / "RESULTS.md").write_text(document(sweeps, compared, pictures))
+    here = os.path.relpath(HERE, output)
+    (output / "RESULTS.md").write_text(document(sweeps, compared, pictures, here))
     return 0
 
 
@@ -76,14 +78,17 @@ def compare_sweep(sweeps: Sequence[Sweep], sweep: Sweep, grid: str) -> list[Comp
     ]
 
 
-def document(sweeps: Sequence[Sweep], compared: Sequence[Compared], pictures: Sequence[str]) -> str:
-    """RESULTS.md."""
+def document(
+    sweeps: Sequence[Sweep], compared: Sequence[Compared], pictures: Sequence[str], here: str = "."
+) -> str:
+    """RESULTS.md, from whose folder the pages beside this script are found in ``here``."""
+    has_part = len({one.grid for one in compared}) > 1
     parts = [
         "# The choice without labels, judged",
-        _provenance(sweeps),
+        _provenance(sweeps, "" if has_part else " --whole"),
         _header(sweeps),
-        "Left out:\n\n" + _limits(sweeps),
-        _reading(),
+        "Left out:\n\n" + _limits(sweeps, here),
+        _reading(_PART if has_part else ""),
         "## In short",
         tables.short(compared),
         *pictures,
@@ -100,7 +105,7 @@ def document(sweeps: Sequence[Sweep], compared: Sequence[Compared], pictures: Se
     early = [one for one in compared if one.grid == FULL]
     parts += [f"## Regret against budget, in points (grid: {FULL})", tables.budget(early)]
     parts += ["## Contamination estimate, in percentage points", tables.contamination(settings)]
-    parts += ["Over more contaminations, and why it is off: [contamination.md](contamination.md)."]
+    parts += [f"Over more contaminations, and why it is off: [contamination.md]({here}/contamination.md)."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -124,13 +129,13 @@ def _sections(members: Sequence[Compared], pool: Sequence[Judged]) -> list[str]:
     ]
 
 
-def _provenance(sweeps: Sequence[Sweep]) -> str:
+def _provenance(sweeps: Sequence[Sweep], options: str) -> str:
     now = describe_environment()
     packages = ", ".join(f"{name} {now['packages'][name]}" for name in ("numpy", "scikit-learn", "pyarrow"))
     names = " ".join(sweep.name for sweep in sweeps)
     return (
-        f"`python benchmarks/selection/study.py report {names}` wrote this page at commit `{now['commit']}` "
-        f"(twofold {now['twofold']}, Python {now['python']}, {packages}, {now['cores']} cores) "
+        f"`python benchmarks/selection/study.py report {names}{options}` wrote this page at commit "
+        f"`{now['commit']}` (twofold {now['twofold']}, Python {now['python']}, {packages}, {now['cores']} cores) "
         "from the records of these sweeps of [grid.yaml](grid.yaml), which `study.py run` makes:"
     )
 
@@ -158,7 +163,7 @@ def _header(sweeps: Sequence[Sweep]) -> str:
     return tables.table(heading, rows, 4)
 
 
-def _limits(sweeps: Sequence[Sweep]) -> str:
+def _limits(sweeps: Sequence[Sweep], here: str) -> str:
     """What the numbers do not cover, as far as the sweeps themselves tell."""
     settings = [setting for sweep in sweeps for setting in next(iter(sweep.grids.values()))]
     seeds = sorted({len(sweep.seeds) for sweep in sweeps})
@@ -170,11 +175,12 @@ def _limits(sweeps: Sequence[Sweep]) -> str:
         f"{FROZEN_ON}: only the other datasets test them.",
         f"- settings in which the default did not finish: {sum(s.default is None for s in settings)}.",
         *(
-            f"- {key}: {tables.listed(_values(settings, key))}."
+            f"- {key}: {tables.listed(values)}."
             for key in ("encoder", "backbone", "alignment")
+            if (values := _values(settings, key))
         ),
         "- not measured: another epoch than the last one.",
-        "- a proxy that needs a second encoder is measured apart: [agreement.md](agreement.md).",
+        f"- a proxy that needs a second encoder is measured apart: [agreement.md]({here}/agreement.md).",
     ]
     return "\n".join(lines)
 
@@ -184,7 +190,13 @@ def _values(settings: Sequence[Judged], key: str) -> list[str]:
     return sorted({str(json.loads(config)[key]) for config in configs if f'"{key}":' in config})
 
 
-def _reading() -> str:
+_PART = """\
+- `140 + last stage` is the grid of the first measurements, in which what needs no target counts once, with
+  the source-only kNN and the fine-tuned last stage.
+"""
+
+
+def _reading(part: str) -> str:
     """What the columns and rows mean."""
     controls = ", ".join(f"`{name}`" for name in CONTROLS)
     return f"""\
@@ -196,9 +208,7 @@ How to read it:
 - The choice is made anew on each grid, without labels. `random` is the mean over the grid, `oracle` its best
   configuration on each setting. The noise ceiling is the oracle that picks by a random half of the test
   labels and is judged on the other half, the mean of {CEILING_DRAWS} draws.
-- `140 + last stage` is the grid of the first measurements, in which what needs no target counts once, with
-  the source-only kNN and the fine-tuned last stage.
-- A proxy picks its largest value; where several configurations share it, their mean counts.
+{part}- A proxy picks its largest value; where several configurations share it, their mean counts.
   `{COMBINATION}` weighs the three alike.
 - Spearman and Kendall are those of a ranking with AUROC, within a setting, the mean over settings. Weighted
   Spearman is Pearson's correlation of the two ranks with weights 1 / rank by AUROC (best = 1), so that the
