@@ -135,7 +135,8 @@ def _provenance(sweeps: Sequence[Sweep], options: str) -> str:
     names = " ".join(sweep.name for sweep in sweeps)
     return (
         f"`python benchmarks/selection/study.py report {names}{options}` wrote this page at commit "
-        f"`{now['commit']}` (twofold {now['twofold']}, Python {now['python']}, {packages}, {now['cores']} cores) "
+        f"`{now['commit']}` (twofold {now['twofold']}, Python {now['python']}, {packages}, "
+        f"{now['cores']} cores) "
         "from the records of these sweeps of [grid.yaml](grid.yaml), which `study.py run` makes:"
     )
 
