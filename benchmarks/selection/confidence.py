@@ -10,13 +10,9 @@ writes it; the sweep folders are only read.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +24,18 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the script is run by its p
 from benchmarks.selection.measures import DRAWS, Level, correlation, interval
 from benchmarks.selection.study import FROZEN_ON
 from benchmarks.selection.tables import table
-from benchmarks.selection.tasks import candidate_values, mean_aurocs, read_candidates, unlabelled_features
+from benchmarks.selection.tasks import (
+    candidate_values,
+    mean_aurocs,
+    over_settings,
+    read_candidates,
+    unlabelled_features,
+)
 from orchestrator.contamination import estimate_contamination
 from orchestrator.environment import describe_environment
 from orchestrator.pipeline import load_folder
 from orchestrator.plan import default_configuration
 from orchestrator.select import Candidate, Chooser, choose, score_tail
-from trainables.data.settings_file import read_settings
 from trainables.seeding import generator
 from trainables.types import Contamination, Setting
 
@@ -157,18 +158,9 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="SWEEP_FOLDER")
     parser.add_argument("--output", type=Path, default=HERE, help="folder of confidence.md")
     given = parser.parse_args()
-    text = page([case for folder in given.folders for case in read_cases(folder)])
+    text = page([case for folder in given.folders for case in over_settings(folder, judge)])
     print(text)
     (given.output / "confidence.md").write_text(text)
-
-
-def read_cases(folder: Path) -> list[Case]:
-    """Every setting of a finished sweep, a process per core."""
-    settings = read_settings(folder / "settings.parquet")
-    # A new interpreter: a forked one may hang in locks that threads of NumPy or Arrow held.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        return list(pool.map(judge, repeat(folder), settings))
 
 
 def judge(folder: Path, setting: Setting) -> Case:

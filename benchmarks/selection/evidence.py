@@ -10,13 +10,9 @@ datasets only test it. Prints evidence.md and writes it; the sweep folders are o
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +23,19 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the script is run by its p
 from benchmarks.selection.opponents import CONTROLS
 from benchmarks.selection.study import FROZEN_ON
 from benchmarks.selection.tables import table
-from benchmarks.selection.tasks import candidate_values, mean_aurocs, read_candidates, unlabelled_features
+from benchmarks.selection.tasks import (
+    candidate_values,
+    mean_aurocs,
+    over_settings,
+    read_candidates,
+    unlabelled_features,
+)
 from orchestrator.contamination import estimate_contamination
 from orchestrator.environment import describe_environment
 from orchestrator.pipeline import load_folder
 from orchestrator.plan import default_configuration
 from orchestrator.proxies.base import PROXIES
 from orchestrator.select import Chooser, choose, mean_ranks
-from trainables.data.settings_file import read_settings
 from trainables.types import Setting
 
 HERE = Path(__file__).parent
@@ -83,18 +84,9 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="SWEEP_FOLDER")
     parser.add_argument("--output", type=Path, default=HERE, help="folder of evidence.md")
     given = parser.parse_args()
-    text = page([case for folder in given.folders for case in read_cases(folder)])
+    text = page([case for folder in given.folders for case in over_settings(folder, read_case)])
     print(text)
     (given.output / "evidence.md").write_text(text)
-
-
-def read_cases(folder: Path) -> list[Case]:
-    """Every setting of a finished sweep, a process per core."""
-    settings = read_settings(folder / "settings.parquet")
-    # A new interpreter: a forked one may hang in locks that threads of NumPy or Arrow held.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        return list(pool.map(read_case, repeat(folder), settings))
 
 
 def read_case(folder: Path, setting: Setting) -> Case:

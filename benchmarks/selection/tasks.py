@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -38,6 +38,7 @@ from trainables.seeding import canonical_json, generator
 from trainables.types import Setting
 
 Config = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,7 @@ def read_sweep(folder: Path) -> Sweep:
         if not (folder / file).is_file():
             raise TwofoldError(f"{folder} has no {file}; let `twofold sweep` finish first.")
     states = pq.read_table(folder / "units.parquet", columns=["state"])["state"].value_counts().to_pylist()
-    settings = read_settings(folder / "settings.parquet")
-    # A new interpreter: a forked one may hang in locks that threads of NumPy or Arrow held.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        judged = list(pool.map(judge_setting, repeat(folder), settings))
+    judged = over_settings(folder, judge_setting)
     return Sweep(
         name=folder.name,
         grids={name: [grids[name] for grids in judged] for name in GRIDS},
@@ -157,6 +154,14 @@ def read_sweep(folder: Path) -> Sweep:
         states={row["values"]: row["counts"] for row in states},
         seeds=load_folder(folder).seeds,
     )
+
+
+def over_settings(folder: Path, judge: Callable[[Path, Setting], T]) -> list[T]:
+    """``judge`` of every setting of a sweep, in their order, a process per core."""
+    # A new interpreter: a forked one may hang in locks that threads of NumPy or Arrow held.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        return list(pool.map(judge, repeat(folder), read_settings(folder / "settings.parquet")))
 
 
 def judge_setting(folder: Path, setting: Setting) -> dict[str, Judged]:
