@@ -3,8 +3,8 @@
 python benchmarks/selection/confidence.py SWEEP_FOLDER [SWEEP_FOLDER ...] [--output DIR]
 
 Every signal parts the settings of a sweep at its median; a good one leaves the regret in the half that it
-trusts less. The digits decide which one is stated, the other datasets only test it. Prints confidence.md and
-writes it; the sweep folders are only read.
+trusts less. The digits alone may decide which one is stated, the other datasets only test it. Prints
+confidence.md and writes it; the sweep folders are only read.
 """
 
 from __future__ import annotations
@@ -217,8 +217,8 @@ Each signal parts the settings of a sweep at its median. A cell is the mean regr
 less, relative to that of the other half, with the middle 95 % of {DRAWS} hierarchical bootstrap draws (pairs,
 in each its classes, in each its settings): 1 = the signal tells nothing, 2 was asked for. In brackets is
 Spearman's correlation of the signal with minus the regret. Rows are in the order of their mean over the
-{FROZEN_ON}, which decide what the choice states as its confidence; **{STATED}** is stated.
-`{ORACLE}` knows how far the mean configuration lies below the best one.
+{FROZEN_ON}, which alone may decide what the choice states as its confidence. **{STATED}** is stated, with
+bounds set on the {FROZEN_ON}. `{ORACLE}` knows how far the mean configuration lies below the best one.
 
 {signals_table(sweeps)}
 """

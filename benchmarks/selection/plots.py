@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,7 +25,7 @@ from orchestrator.report.plots import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, S
 from trainables.seeding import generator
 
 DPI = 110
-_KS = (SKY, BLUE, INK, PURPLE, GREEN)
+PANELS_PER_ROW = 6
 _REGRET = {
     "random": MUTED,
     "compactness": PURPLE,
@@ -77,13 +78,15 @@ def proxy_by_k(datasets: Mapping[str, Sequence[Judged]]) -> Figure:
     for row, (dataset, settings) in zip(panels, datasets.items(), strict=True):
         for axes, name in zip(row, names, strict=True):
             points = kmeans_points(settings, name)
-            for k, colour in zip(np.unique(points[:, 1]), _KS, strict=False):
+            ks = np.unique(points[:, 1])
+            for k, colour in zip(ks, colormaps["viridis"](np.linspace(0, 0.9, len(ks))), strict=True):
                 of_k = points[points[:, 1] == k]
                 axes.plot(of_k[:, 2], of_k[:, 3], ".", color=colour, label=f"K = {k:g}", ms=4, alpha=0.7)
             axes.set_title(f"{name}\nacross K {by_k(settings, name)[2]:+.2f}", fontsize=9, loc="left")
             _plain(axes)
         row[0].set_ylabel(f"{dataset}: AUROC, %")
-    panels[0, 0].legend(fontsize=7, frameon=False)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     return figure
 
 
@@ -116,8 +119,13 @@ def budget(compared: Sequence[Compared]) -> Figure:
 
     The band is the 95 % interval of the choice.
     """
-    figure = Figure(figsize=(3.6 * len(compared), 4.6), layout="constrained")
-    for axes, one in zip(figure.subplots(1, len(compared), squeeze=False)[0], compared, strict=True):
+    columns = min(len(compared), PANELS_PER_ROW)
+    rows = -(-len(compared) // columns)
+    figure = Figure(figsize=(3.6 * columns, 0.6 + 4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(compared) :]:
+        axes.remove()
+    for axes, one in zip(panels, compared, strict=False):
         level = Level.of(one.settings)
         configurations = len(one.settings[0].configs)
         at = (*sizes(configurations), configurations)
@@ -170,7 +178,8 @@ def _finish(figure: Figure) -> None:
         axes.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("mean regret, points")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    columns = 4 if figure.get_figwidth() > 10 else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def _plain(axes: Axes) -> None:
