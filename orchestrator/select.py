@@ -3,8 +3,8 @@
 The value of a configuration is what its choices were worth on digits at the estimated contamination, plus
 what the evidence on these images adds: the rank of its trusted set by stage A, from frozen features, and of
 its scores on T_sel by stage B. Where hardly an image looks anomalous there is nothing to rank by, and the
-evidence has no say. The default configuration is left only when another one leads it in most bootstrap
-resamples of T_sel.
+evidence has no say. The default configuration is left only when another one clearly leads it in
+most bootstrap resamples of T_sel.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Chooser:
             of its points.
         stage_a: proxies whose mean rank orders the trusted sets in the explanation; nothing is chosen by it.
         bootstraps: resamples of T_sel.
-        convinced: share of resamples in which another configuration must lead to replace the default.
+        margin: lead over the default, in points, that counts. The worth is that of kinds of configurations
+            and does not tell near ones apart.
+        convinced: share of resamples in which another configuration must lead so to replace the default.
         doubtful, clear: tail of the chosen scores below which trust is low, and from which it is high.
         min_rank: gate, least effective rank of the embeddings relative to that before training.
         min_variation: gate, least score variation relative to that before training.
@@ -66,6 +68,7 @@ class Chooser:
     heard: float = 0.2
     stage_a: tuple[str, ...] = ("dominant_stability", "dominant_gap")
     bootstraps: int = 20
+    margin: float = 0.5
     convinced: float = 0.8
     doubtful: float = 2.3
     clear: float = 3.3
@@ -112,7 +115,7 @@ class Ranking:
         proxies: per candidate, stage-B proxy -> value; an undefined one is absent.
         worth: (u,) expected points relative to the best of a grid, before the evidence.
         values: (u,) worth and evidence together, in points; larger = better.
-        wins: (u,) share of bootstrap resamples in which the candidate leads the default.
+        wins: (u,) share of bootstrap resamples in which the candidate clearly leads the default.
     """
 
     proxies: list[dict[str, float]]
@@ -127,7 +130,7 @@ class Verdict:
 
     Attributes:
         chosen: position of the candidate.
-        share: share of resamples in which the leader of the race leads the default.
+        share: share of resamples in which the leader of the race clearly leads the default.
         reason: one sentence.
     """
 
@@ -319,7 +322,7 @@ def _rank(
     for _ in range(0 if default is None else chooser.bootstraps):
         sample = np.sort(draws.choice(every, size=len(every), replace=True))
         resampled = value(_score_proxies(candidates, sample, used, contamination, {}))
-        wins += resampled > resampled[default]
+        wins += resampled - resampled[default] > chooser.margin
     return Ranking(proxies, before, value(proxies), wins / chooser.bootstraps)
 
 
@@ -428,13 +431,14 @@ def _decide(
     if share >= chooser.convinced:
         lead = ranking.values[leader] - ranking.values[default]
         reason = (
-            f"first by value, {lead:.1f} points above the default, and above it in {share:.0%} of the "
-            "resamples of T_sel"
+            f"first by value, {lead:.1f} points above the default, and more than {chooser.margin:g} in "
+            f"{share:.0%} of the resamples of T_sel"
         )
         return Verdict(leader, share, reason)
     reason = (
-        f"the default is kept: {describe(candidates[leader].config)} ranks first, but leads it "
-        f"in only {share:.0%} of the resamples of T_sel, and {chooser.convinced:.0%} are asked for"
+        f"the default is kept: {describe(candidates[leader].config)} ranks first, but leads it by "
+        f"{chooser.margin:g} points in only {share:.0%} of the resamples of T_sel, and "
+        f"{chooser.convinced:.0%} are asked for"
     )
     return Verdict(default, share, reason)
 

@@ -30,7 +30,7 @@ from trainables.seeding import canonical_json, generator, stable_hash
 from trainables.types import Contamination
 
 M = 24
-CHOOSER = Chooser(evidence=(("planted", 10.0),), stage_a=("planted_a",), silent=-1.0, heard=0.0)
+CHOOSER = Chooser(evidence=(("planted", 10.0),), stage_a=("planted_a",), silent=-1.0, heard=0.0, margin=0.0)
 RHO = Contamination(0.1, 0.05, 0.2)
 
 
@@ -138,6 +138,14 @@ def test_the_default_is_kept_where_the_lead_is_chance() -> None:
     assert choice["ranking"][0]["key"] == leader.key and choice["win_share"] < 0.8
     assert "default is kept" in choice["reason"]
     assert low.key != choice["chosen"]
+
+
+def test_a_lead_below_the_margin_is_none() -> None:
+    records = [record(DEFAULT, 1), record(LEFT, 3), record(RIGHT, 2)]
+    assert decide(*records, margin=9.9)["chosen"] == records[1].key
+    choice = decide(*records, margin=10.0)
+    assert choice["kept_default"] and choice["win_share"] == 0
+    assert "leads it by 10 points in only 0%" in choice["reason"]
 
 
 def test_the_evidence_has_no_say_where_hardly_an_image_looks_anomalous() -> None:
