@@ -48,7 +48,7 @@ _BUDGET = {
 def draw_all(
     datasets: Mapping[str, Sequence[Judged]], compared: Sequence[Compared], folder: Path
 ) -> list[str]:
-    """Draw every plot into ``folder``; return their Markdown, one line each.
+    """Draw every plot into ``folder``; return their Markdown, one line each. By K only where there is one.
 
     Args:
         datasets: name -> settings on the full grid.
@@ -56,7 +56,6 @@ def draw_all(
         folder: that of the Markdown.
     """
     plots = {
-        "proxy_by_k.png": (proxy_by_k(datasets), "Stage-A proxies against AUROC, coloured by K"),
         "regret.png": (regret(compared), "Mean regret against contamination"),
         "budget.png": (
             budget([one for one in compared if one.grid == FULL]),
@@ -64,6 +63,9 @@ def draw_all(
         ),
         "gap_closed.png": (gap_map(compared), "Gap closed by every proxy on every dataset"),
     }
+    if any(len(kmeans_points(settings, "compactness")) for settings in datasets.values()):
+        by_k_plot = (proxy_by_k(datasets), "Stage-A proxies against AUROC, coloured by K")
+        plots = {"proxy_by_k.png": by_k_plot, **plots}
     for name, (figure, _) in plots.items():
         # Without the writer's version and date, so that equal numbers give equal files.
         figure.savefig(folder / name, dpi=DPI, metadata={"Software": None})

@@ -180,7 +180,9 @@ def _limits(sweeps: Sequence[Sweep], here: str) -> str:
             for key in ("encoder", "backbone", "alignment")
             if (values := _values(settings, key))
         ),
-        "- not measured: another epoch than the last one.",
+        "- not measured: another epoch than the last one."
+        if len(epochs := _values(settings, "epochs")) < 2
+        else f"- epochs: {tables.listed(sorted(epochs, key=int))}.",
         f"- a proxy that needs a second encoder is measured apart: [agreement.md]({here}/agreement.md).",
     ]
     return "\n".join(lines)
