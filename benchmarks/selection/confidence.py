@@ -28,13 +28,9 @@ from benchmarks.selection.tasks import (
     candidate_values,
     mean_aurocs,
     over_settings,
-    read_candidates,
-    unlabelled_features,
+    what_is_known,
 )
-from orchestrator.contamination import estimate_contamination
 from orchestrator.environment import describe_environment
-from orchestrator.pipeline import load_folder
-from orchestrator.plan import default_configuration
 from orchestrator.select import Candidate, Chooser, choose, score_tail
 from trainables.seeding import generator
 from trainables.types import Contamination, Setting
@@ -165,10 +161,8 @@ def main() -> None:
 
 def judge(folder: Path, setting: Setting) -> Case:
     """Choose and ask every signal, and only then look at the AUROC."""
-    candidates = read_candidates(folder, setting, Chooser())
-    default = default_configuration(load_folder(folder)).as_dict()
+    candidates, default, rho = what_is_known(folder, setting, Chooser())
     with threadpool_limits(1):
-        rho = estimate_contamination(unlabelled_features(folder, setting, default["encoder"]), setting.key)
         chosen = choose_setting(candidates, default, rho)
         signals = {name: float(signal(chosen)) for name, signal in SIGNALS.items()}
     auroc = mean_aurocs(folder, chosen.candidates)

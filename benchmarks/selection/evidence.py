@@ -27,13 +27,9 @@ from benchmarks.selection.tasks import (
     candidate_values,
     mean_aurocs,
     over_settings,
-    read_candidates,
-    unlabelled_features,
+    what_is_known,
 )
-from orchestrator.contamination import estimate_contamination
 from orchestrator.environment import describe_environment
-from orchestrator.pipeline import load_folder
-from orchestrator.plan import default_configuration
 from orchestrator.proxies.base import PROXIES
 from orchestrator.select import Chooser, choose, mean_ranks
 from trainables.types import Setting
@@ -92,10 +88,8 @@ def main() -> None:
 def read_case(folder: Path, setting: Setting) -> Case:
     """What the choice goes by, and what the oracle says."""
     chooser = Chooser(bootstraps=1)  # what leads in how many of them has no say here
-    candidates = read_candidates(folder, setting, chooser)
-    default = default_configuration(load_folder(folder)).as_dict()
+    candidates, default, rho = what_is_known(folder, setting, chooser)
     with threadpool_limits(1):
-        rho = estimate_contamination(unlabelled_features(folder, setting, default["encoder"]), setting.key)
         entries = {entry["key"]: entry for entry in choose(candidates, default, chooser, rho)["ranking"]}
     proxies = [candidate_values(c, entries[c.key]["proxies"]) for c in candidates]
     return Case(

@@ -35,7 +35,7 @@ from trainables.data.settings_file import read_settings
 from trainables.encoders.base import encode_domain
 from trainables.errors import TwofoldError
 from trainables.seeding import canonical_json, generator
-from trainables.types import Setting
+from trainables.types import Contamination, Setting
 
 Config = Mapping[str, Any]
 T = TypeVar("T")
@@ -167,18 +167,27 @@ def over_settings(folder: Path, judge: Callable[[Path, Setting], T]) -> list[T]:
 def judge_setting(folder: Path, setting: Setting) -> dict[str, Judged]:
     """Choose on every grid, and only then open the labels."""
     chooser = Chooser()
-    candidates = read_candidates(folder, setting, chooser)
-    default = default_configuration(load_folder(folder)).as_dict()
+    candidates, default, rho = what_is_known(folder, setting, chooser)
     grids = {name: [c for c in candidates if holds(c.config)] for name, holds in GRIDS.items()}
     # Products of small matrices: many threads would wait for each other for longer than they compute.
     with threadpool_limits(1), evaluated_once():
-        # The records have the encoder's estimate; this one also does for sweeps from before there was one.
-        rho = estimate_contamination(unlabelled_features(folder, setting, default["encoder"]), setting.key)
         choices = {n: choose(held, default, chooser, rho) for n, held in grids.items()}
         budgets = choose_early(grids[FULL], default, chooser, rho)
     anomalous = _anomalous(folder, setting)
     judged = {n: _judged(folder, setting, held, default, choices[n], anomalous) for n, held in grids.items()}
     return {**judged, FULL: replace(judged[FULL], budgets=budgets)}
+
+
+def what_is_known(
+    folder: Path, setting: Setting, chooser: Chooser
+) -> tuple[list[Candidate], dict[str, Any], Contamination]:
+    """What there is to choose from for a setting, the default, and the estimated contamination."""
+    candidates = read_candidates(folder, setting, chooser)
+    default = default_configuration(load_folder(folder)).as_dict()
+    # The records have the encoder's estimate; this one also does for sweeps from before there was one.
+    with threadpool_limits(1):
+        rho = estimate_contamination(unlabelled_features(folder, setting, default["encoder"]), setting.key)
+    return candidates, default, rho
 
 
 def read_candidates(folder: Path, setting: Setting, chooser: Chooser) -> list[Candidate]:
