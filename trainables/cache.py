@@ -112,20 +112,28 @@ class ArrayCache:
             TwofoldError: the cache folder cannot be written.
         """
         path = self._path(kind, content)
+        stored: list[np.ndarray] = []
+
+        def write_and_map(temporary: Path) -> None:
+            # Mapped before anybody can see it: once renamed, another sweep may already be removing it.
+            _write(temporary, np.ascontiguousarray(array))
+            mapped = _read(temporary)
+            if mapped is None:
+                raise TwofoldError(f"{path} was damaged while it was written; is the disk full?")
+            stored.append(mapped)
+
         try:
             # No need to wait for the disk: what a power cut damages has a wrong hash, and is computed again.
             write_atomically(path.with_suffix(".json"), lambda p: _write_json(p, content), durable=False)
-            write_atomically(path, lambda p: _write(p, np.ascontiguousarray(array)), durable=False)
+            write_atomically(path, write_and_map, durable=False)
         except OSError as error:
             raise TwofoldError(
                 f"cannot write the cache folder {self.root}: {error.strerror}. "
                 "Set `cache:` to a folder you can write, with free space."
             ) from error
-        stored = self.read(kind, content)
-        if stored is None:
-            raise TwofoldError(f"{path} was damaged while it was written; is the disk full?")
+        self._used.add(path)
         self._evict()
-        return stored
+        return stored[0]
 
     def _path(self, kind: str, content: Mapping[str, Any]) -> Path:
         return self.root / kind / f"{stable_hash(dict(content), 32)}.arrow"

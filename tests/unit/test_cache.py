@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -182,3 +182,23 @@ def test_two_processes_that_write_and_evict_at_once_never_read_half(tmp_path: Pa
     )
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(4)]
     assert [process.wait(timeout=60) for process in running] == [0] * 4
+
+
+def test_another_sweep_may_remove_an_entry_the_moment_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_and_lose(path: Path, write: Callable[[Path], None], durable: bool = True) -> None:
+        write_atomically(path, write, durable)
+        path.unlink()
+
+    monkeypatch.setattr("trainables.cache.write_atomically", write_and_lose)
+    assert np.array_equal(ArrayCache(tmp_path).get("features", {"a": 1}, lambda: ARRAY), ARRAY)
+
+
+def test_an_entry_damaged_while_it_is_written_is_an_error_and_never_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.cache._digest", lambda content: os.urandom(32))
+    with pytest.raises(TwofoldError, match="damaged while it was written; is the disk full"):
+        ArrayCache(tmp_path).write("features", {"a": 1}, ARRAY)
+    assert not list(tmp_path.rglob("*.arrow"))
