@@ -1,9 +1,11 @@
 """The evidence for the choice without labels: the sweeps it is judged on, and the judgement.
 
-python benchmarks/selection/study.py run [--grid FILE] [--pacs-root DIR] [--output DIR] [--cache DIR]
+python benchmarks/selection/study.py run [--grid FILE] [--emoji-root DIR] [--pacs-root DIR]
+                                         [--output DIR] [--cache DIR]
 python benchmarks/selection/study.py report SWEEP_FOLDER [SWEEP_FOLDER ...] [--whole] [--output DIR]
 
-``run`` sweeps a grid over digits, and over PACS where its images are; it goes on where it was stopped.
+``run`` sweeps a grid over digits, and over emojis (emoji.py makes their folder) and PACS where their images
+are; it goes on where it was stopped.
 Besides grid.yaml there is one of the trusted sets at every contamination (k/) and one of the training
 (training/). ``report`` chooses again on every setting of finished sweeps, judges the choices by the oracle's
 labels, and writes RESULTS.md and its plots. The sweep folders are only read.
@@ -36,12 +38,17 @@ VERSIONS = ("torch", "timm", "scikit-learn")
 FROZEN_ON = "digits"
 """Dataset that the constants of ``Chooser`` were set on."""
 DIGITS = ("typeset", "mnist", "optdigits")
+EMOJI = ("noto", "twemoji", "fluent")
 PACS = ("photo", "art_painting", "sketch")
 
 
-def run(grid: Path, pacs_root: Path | None, output: Path | None, cache: Path | None) -> int:
+def run(
+    grid: Path, emoji_root: Path | None, pacs_root: Path | None, output: Path | None, cache: Path | None
+) -> int:
     """Sweep each dataset in turn; the exit code of the first that fails, else 0."""
     sweeps: dict[str, tuple[tuple[str, ...], list[str]]] = {"digits": (DIGITS, [])}
+    if emoji_root is not None:
+        sweeps["emoji"] = (EMOJI, ["data.dataset=folder", f"data.root={emoji_root.absolute()}"])
     if pacs_root is not None:
         own = ["data.dataset=pacs", f"data.root={pacs_root.absolute()}", "data.image_size=null"]
         sweeps["pacs"] = (PACS, own)
@@ -232,9 +239,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; a mistake of the user prints its message and gives exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    sweeping = commands.add_parser("run", help="sweep the grid over both datasets")
+    sweeping = commands.add_parser("run", help="sweep the grid over the datasets")
     sweeping.add_argument("--grid", type=Path, default=HERE / "grid.yaml", help="what to sweep")
-    sweeping.add_argument("--pacs-root", type=Path, help="folder of PACS; without it, digits alone")
+    sweeping.add_argument("--emoji-root", type=Path, help="folder that emoji.py wrote; without it, no emojis")
+    sweeping.add_argument("--pacs-root", type=Path, help="folder of PACS; without it, no PACS")
     sweeping.add_argument("--output", type=Path, help="folder of the sweeps")
     sweeping.add_argument("--cache", type=Path, help="folder of what is computed from images")
     judging = commands.add_parser("report", help="judge finished sweeps")
@@ -244,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.command == "run":
-            return run(given.grid, given.pacs_root, given.output, given.cache)
+            return run(given.grid, given.emoji_root, given.pacs_root, given.output, given.cache)
         return report(given.folders, given.output, [FULL] if given.whole else list(GRIDS))
     except TwofoldError as error:
         print(error, file=sys.stderr)

@@ -521,7 +521,7 @@ def test_settings_with_little_to_choose_are_named() -> None:
 
 def test_run_sweeps_all_pairs_and_stops_at_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
-    codes = iter([0, 3, 1])
+    codes = iter([0, 0, 3, 1])
 
     class Done:
         def __init__(self) -> None:
@@ -530,12 +530,15 @@ def test_run_sweeps_all_pairs_and_stops_at_a_failure(tmp_path: Path, monkeypatch
     monkeypatch.setattr(
         study.subprocess, "run", lambda c, check: (commands.append([*map(str, c)]), Done())[1]
     )
-    assert study.main(["run", "--pacs-root", str(tmp_path), "--output", str(tmp_path / "runs")]) == 3
-    assert [command[command.index("--name") + 1] for command in commands] == ["digits", "pacs"]
+    pacs, emoji = tmp_path / "pacs", tmp_path / "emoji"
+    places = ["--pacs-root", str(pacs), "--emoji-root", str(emoji), "--output", str(tmp_path / "runs")]
+    assert study.main(["run", *places]) == 3
+    assert [command[command.index("--name") + 1] for command in commands] == ["digits", "emoji", "pacs"]
     pairs = [
         json.loads(w.removeprefix("data.pairs=")) for c in commands for w in c if w.startswith("data.pairs=")
     ]
-    assert [len({tuple(pair) for pair in each}) for each in pairs] == [6, 6]
-    assert f"data.root={tmp_path}" in commands[1] and "data.image_size=null" in commands[1]
+    assert [len({tuple(pair) for pair in each}) for each in pairs] == [6, 6, 6]
+    assert f"data.root={emoji}" in commands[1] and "data.dataset=folder" in commands[1]
+    assert f"data.root={pacs}" in commands[2] and "data.image_size=null" in commands[2]
     assert all("resources.trainings_per_trial=24" in command for command in commands)
-    assert study.main(["run"]) == 1 and len(commands) == 3
+    assert study.main(["run"]) == 1 and len(commands) == 4
