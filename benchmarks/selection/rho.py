@@ -1,12 +1,12 @@
 """How far off is the contamination estimate, over target sets of known contamination?
 
-python benchmarks/selection/rho.py [--pacs-root DIR] [--cache DIR]
+python benchmarks/selection/rho.py [--emoji-root DIR] [--pacs-root DIR] [--cache DIR]
 
 Draws the target sets of ``freeze.py`` (every class of every target domain of the study, six contaminations)
-of the digits, and of PACS where its images are, and estimates the contamination of each from its frozen
-features alone. The estimate learned from these very digits, so each of their domains is judged a second time
-by what the other two teach. A last table tells how good the same estimate is where it may learn from labelled
-target sets like the judged one. Prints contamination.md and writes it.
+of the digits, and of emojis and PACS where their images are, and estimates the contamination of each from its
+frozen features alone. The estimate learned from these very digits, so each of their domains is judged a
+second time by what the other two teach. A last table tells how good the same estimate is where it may learn
+from labelled target sets like the judged one. Prints contamination.md and writes it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the script is run by its path
 
 from benchmarks.selection.freeze import ENCODER, RHOS, draw_target_sets, target_features, write_table
-from benchmarks.selection.study import DIGITS, PACS
+from benchmarks.selection.study import datasets
 from benchmarks.selection.tables import table
 from orchestrator import contamination
 from orchestrator.config import load_config
@@ -82,27 +82,27 @@ TEACHERS: dict[str, Callable[[Estimated, Estimated], bool]] = {
 def main() -> None:
     """Estimate, print the page and write it."""
     parser = argparse.ArgumentParser(description="judge the contamination estimate")
-    parser.add_argument("--pacs-root", type=Path, help="folder of PACS; without it, digits alone")
+    parser.add_argument("--emoji-root", type=Path, help="folder that emoji.py wrote; without it, no emojis")
+    parser.add_argument("--pacs-root", type=Path, help="folder of PACS; without it, no PACS")
     parser.add_argument("--cache", type=Path, help="folder of what is computed from images")
     parser.add_argument("--output", type=Path, default=HERE, help="folder of contamination.md")
     given = parser.parse_args()
     cache = [] if given.cache is None else [f"cache={given.cache.absolute()}"]
     with threadpool_limits(1):
-        digits = estimate_dataset("digits", DIGITS, cache)
-        pacs = []
-        if given.pacs_root is not None:
-            own = ["data.dataset=pacs", f"data.root={given.pacs_root.absolute()}", "data.image_size=null"]
-            pacs = estimate_dataset("pacs", PACS, [*own, *cache])
-        text = page(digits, without_own_domain(digits), pacs)
+        digits, *others = (
+            estimate_dataset(name, domains, [*own, *cache])
+            for name, (domains, own) in datasets(given.emoji_root, given.pacs_root).items()
+        )
+        text = page(digits, without_own_domain(digits), [one for sets in others for one in sets])
     print(text)
     (given.output / "contamination.md").write_text(text)
 
 
 def estimate_dataset(dataset: str, domains: Sequence[str], overrides: Sequence[str]) -> list[Estimated]:
-    """Every target set of a dataset, estimated as a sweep does it."""
+    """Every target set of a dataset, which the page calls by this name, estimated as a sweep does it."""
     config = load_config(HERE / "grid.yaml", overrides)
     request = Request(
-        dataset=dataset,
+        dataset=config.data.dataset,
         arguments={} if config.data.root is None else {"root": str(config.data.root)},
         pairs=list(permutations(domains, 2)),
         contamination=list(RHOS),
@@ -150,7 +150,7 @@ def learned_from(sets: Sequence[Estimated]) -> Iterator[None]:
     contamination._model.cache_clear()
 
 
-def page(digits: Sequence[Estimated], unseen: Sequence[Estimated], pacs: Sequence[Estimated]) -> str:
+def page(digits: Sequence[Estimated], unseen: Sequence[Estimated], others: Sequence[Estimated]) -> str:
     """contamination.md."""
     now = describe_environment()
     versions = f"numpy {now['packages']['numpy']}, scikit-learn {now['packages']['scikit-learn']}"
@@ -162,9 +162,9 @@ def page(digits: Sequence[Estimated], unseen: Sequence[Estimated], pacs: Sequenc
 every class of every target domain, ρ = {", ".join(f"{rho:g}" for rho in RHOS)}, split seed 0,
 frozen features of {ENCODER}. All but `sets` is in percentage points, and the interval is one of 80 %.
 The table and the constants of the estimate come from the digits: `{UNSEEN}` leaves
-the judged domain out of the table, but not out of the constants. PACS is in neither.
+the judged domain out of the table, but not out of the constants. The other datasets are in neither.
 
-{errors([*digits, *unseen, *pacs])}
+{errors([*digits, *unseen, *others])}
 
 ## Where it is off, and by what
 
@@ -173,7 +173,7 @@ Where no gap sets the anomalies apart, the estimate goes by six numbers (`shape`
 digits of the same ρ, the mean over its target sets; in brackets, by how many points their estimate changes
 when that number alone is replaced by the digits' mean of the same ρ.
 
-{reasons(digits, [*digits, *pacs])}
+{reasons(digits, [*digits, *others])}
 
 Images of one class that are less alike than the digits of one class (`cosine`: the mean cosine between
 images, relative to the centre of the densest half) look as if anomalies were among them, as photographs do.
@@ -186,7 +186,7 @@ Mean absolute error where the estimate may learn from target sets of the same da
 told, which needs labels: what the six numbers are worth at best. `as shipped` learned from the digits,
 `constant` is the mean of all contaminations.
 
-{limits([*digits, *pacs])}
+{limits([*digits, *others])}
 """
 
 

@@ -42,19 +42,24 @@ EMOJI = ("noto", "twemoji", "fluent")
 PACS = ("photo", "art_painting", "sketch")
 
 
+def datasets(emoji_root: Path | None, pacs_root: Path | None) -> dict[str, tuple[tuple[str, ...], list[str]]]:
+    """Name -> domains and what to set, of the digits and of each dataset whose folder is given."""
+    found: dict[str, tuple[tuple[str, ...], list[str]]] = {"digits": (DIGITS, [])}
+    if emoji_root is not None:
+        found["emoji"] = (EMOJI, ["data.dataset=folder", f"data.root={emoji_root.absolute()}"])
+    if pacs_root is not None:
+        own = ["data.dataset=pacs", f"data.root={pacs_root.absolute()}", "data.image_size=null"]
+        found["pacs"] = (PACS, own)
+    return found
+
+
 def run(
     grid: Path, emoji_root: Path | None, pacs_root: Path | None, output: Path | None, cache: Path | None
 ) -> int:
     """Sweep each dataset in turn; the exit code of the first that fails, else 0."""
-    sweeps: dict[str, tuple[tuple[str, ...], list[str]]] = {"digits": (DIGITS, [])}
-    if emoji_root is not None:
-        sweeps["emoji"] = (EMOJI, ["data.dataset=folder", f"data.root={emoji_root.absolute()}"])
-    if pacs_root is not None:
-        own = ["data.dataset=pacs", f"data.root={pacs_root.absolute()}", "data.image_size=null"]
-        sweeps["pacs"] = (PACS, own)
     places = {"output": output, "cache": cache}
     shared = [f"{key}={path.absolute()}" for key, path in places.items() if path is not None]
-    for name, (domains, own) in sweeps.items():
+    for name, (domains, own) in datasets(emoji_root, pacs_root).items():
         pairs = json.dumps(list(permutations(domains, 2)))
         overrides = [*own, *shared, f"data.pairs={pairs}", "resources.trainings_per_trial=24"]
         options = [word for override in overrides for word in ("--set", override)]
