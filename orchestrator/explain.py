@@ -21,8 +21,11 @@ def explain(choice: Mapping[str, Any], most: float, bounds: tuple[float, float])
     return [
         f"About {rho['estimate']:.0%} of the target images look anomalous "
         f"({rho['low']:.0%} to {rho['high']:.0%}).",
+        f"Of the nearest neighbours of target images, {choice['mixing']:.0%} are source images "
+        "(half, if the domains were one).",
         f"Chosen: {describe(choice['config'])}; {choice['reason']}.",
-        f"On digits such choices came to {own['worth']:+.1f} points from the best; {_evidence(own, most)}.",
+        f"On digits and emojis such choices came to {own['worth']:+.1f} points from the best; "
+        f"{_evidence(own, most)}.",
         *_runner_up(choice, own),
         _trust(choice, bounds),
     ]

@@ -5,6 +5,7 @@ Knows neither Ray nor MLflow: the trial wraps it, and tests run it as it is.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import time
@@ -17,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from orchestrator import contamination, mixing
 from orchestrator.attempts import Failure
 from orchestrator.checkpoints import Bookmark, Checkpoints
-from orchestrator.contamination import as_diagnostics, estimate_contamination
 from orchestrator.embedded import (
     Embedded,
     anomaly_scores,
@@ -64,12 +65,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class _Trusted:
-    """A trusted set, its stage-A proxies, the estimated contamination and the seconds all of them took."""
+    """A trusted set, its stage-A proxies, what was measured of its setting, and the seconds of it all."""
 
     assignment: Assignment | None
     trusted_sel: np.ndarray
     proxies: dict[str, float]
-    contamination: dict[str, float]
+    measured: dict[str, float]
     seconds: float
 
 
@@ -88,7 +89,7 @@ class GroupRun:
         self._setting = prepared.settings[units[0].setting]
         self._units = list(units)
         self._trusted: dict[str, _Trusted] = {}
-        self._estimates: dict[str, dict[str, float]] = {}
+        self._measured: dict[str, dict[str, float]] = {}
 
     def bundles(self) -> list[list[Unit]]:
         """The units, those of one bundle together."""
@@ -255,21 +256,24 @@ class GroupRun:
                     purpose=f"{unit.setting}/{unit.seed}",
                 )
                 proxies = stage_a_proxies(evidence)
-            rho = self._contamination(features, str(configuration.encoder))
+            measured = self._measure(features, str(configuration.encoder))
             seconds = time.perf_counter() - started
-            self._trusted[key] = _Trusted(assignment, inside, proxies, rho, seconds)
+            self._trusted[key] = _Trusted(assignment, inside, proxies, measured, seconds)
         return self._trusted[key]
 
-    def _contamination(self, features: Mapping[Part, np.ndarray], encoder: str) -> dict[str, float]:
-        """The estimated contamination of the unlabelled target set, made once for each encoder."""
-        if encoder not in self._estimates:
-            rows = np.concatenate([features["target_fit"], features["target_sel"]])
-            try:
-                found = estimate_contamination(rows, self._setting.key)
-                self._estimates[encoder] = as_diagnostics(found)
-            except UndefinedScore:
-                self._estimates[encoder] = {}
-        return self._estimates[encoder]
+    def _measure(self, features: Mapping[Part, np.ndarray], encoder: str) -> dict[str, float]:
+        """What is measured of the setting itself, once for each encoder: contamination and mixing."""
+        if encoder not in self._measured:
+            purpose = self._setting.key
+            target = np.concatenate([features["target_fit"], features["target_sel"]])
+            source = np.concatenate([features["source_fit"], features["source_val"]])
+            found = self._measured[encoder] = {}
+            with contextlib.suppress(UndefinedScore):
+                rho = contamination.estimate_contamination(target, purpose)
+                found |= contamination.as_diagnostics(rho)
+            with contextlib.suppress(UndefinedScore):
+                found |= mixing.as_diagnostics(mixing.measure_mixing(source, target, purpose))
+        return self._measured[encoder]
 
     def _score(self, unit: Unit, configuration: Configuration, embedded: Embedded) -> UnitRecord:
         try:
@@ -292,7 +296,7 @@ class GroupRun:
                 epochs=embedded.epochs,
                 stage_a=trusted.proxies,
                 seconds={name: round(value, 4) for name, value in seconds.items()},
-                diagnostics=embedded.diagnostics | trusted.contamination,
+                diagnostics=embedded.diagnostics | trusted.measured,
                 batch_size=embedded.batch_size,
                 cluster_sizes=_sizes(assignment),
                 trusted_fit=np.empty(0, dtype=bool) if assignment is None else assignment.trusted,

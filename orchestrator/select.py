@@ -1,10 +1,10 @@
 """The label-free choice: records of a sweep -> selection.json. Nothing here can see a label.
 
-The value of a configuration is what its choices were worth on digits at the estimated contamination, plus
-what the evidence on these images adds: the rank of its trusted set by stage A, from frozen features, and of
-its scores on T_sel by stage B. Where hardly an image looks anomalous there is nothing to rank by, and the
-evidence has no say. The default configuration is left only when another one clearly leads it in
-most bootstrap resamples of T_sel.
+The value of a configuration is what its choices were worth on digits and emojis at the estimated
+contamination and shift, plus what the evidence on these images adds: the rank of its trusted set by stage A,
+from frozen features, and of its scores on T_sel by stage B. Where hardly an image looks anomalous there is
+nothing to rank by, and the evidence has no say. The default configuration is left only when another one
+clearly leads it in most bootstrap resamples of T_sel.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from orchestrator.contamination import mean_contamination
 from orchestrator.explain import explain
 from orchestrator.ledger import UnitRecord, read_by_setting
+from orchestrator.mixing import mean_mixing
 from orchestrator.objective import objective_value, score_evidence
 from orchestrator.proxies.base import PROXIES, log_scores
 from orchestrator.proxies.consensus import consensus_sums
@@ -152,8 +153,9 @@ def select_folder(folder: Path, sweep: str, default: Mapping[str, Any]) -> Path:
         for table in read_by_setting(folder / "units.parquet"):
             records = UnitRecord.from_table(table)
             if candidates := gather_candidates(records, chooser):
-                rho = mean_contamination(record.diagnostics for record in records)
-                choices.append(choose(candidates, default, chooser, rho))
+                measured = [record.diagnostics for record in records]
+                rho, mixing = mean_contamination(measured), mean_mixing(measured)
+                choices.append(choose(candidates, default, chooser, rho, mixing))
     if not choices:
         raise TwofoldError(f"no unit of {folder} finished, so there is nothing to choose from")
     content = {
@@ -180,6 +182,7 @@ def choose(
     default: Mapping[str, Any],
     chooser: Chooser,
     contamination: Contamination,
+    mixing: float,
 ) -> dict[str, Any]:
     """The choice for one setting, with everything that led to it, as in ``selection.json``.
 
@@ -188,10 +191,11 @@ def choose(
         default: canonical configuration that is kept unless another one convinces.
         chooser: constants.
         contamination: estimate for the setting.
+        mixing: of its target and source.
     """
     position = _position(candidates, default)
     table = _stage_a(candidates, chooser)
-    ranking = _rank(candidates, position, chooser, contamination.estimate)
+    ranking = _rank(candidates, position, chooser, contamination.estimate, mixing)
     order = sorted(range(len(candidates)), key=lambda i: (-ranking.values[i], candidates[i].key))
     open_ = [i for i in order if not candidates[i].gates]
     verdict = _decide(candidates, open_, order, position, ranking, chooser)
@@ -207,6 +211,7 @@ def choose(
         "kept_default": verdict.chosen == position,
         "win_share": round(verdict.share, 4),
         "contamination": asdict(contamination),
+        "mixing": mixing,
         "confidence": round(confidence, 4),
         "trust": _trust(confidence, verdict, open_, chooser),
         "reason": verdict.reason,
@@ -299,14 +304,18 @@ def mean_ranks(values: Sequence[Mapping[str, float]], names: Sequence[str]) -> n
 
 
 def _rank(
-    candidates: Sequence[Candidate], default: int | None, chooser: Chooser, contamination: float
+    candidates: Sequence[Candidate],
+    default: int | None,
+    chooser: Chooser,
+    contamination: float,
+    mixing: float,
 ) -> Ranking:
     """Value all candidates on T_sel, and count how often each is above the default on resamples of it."""
     every = np.arange(len(candidates[0].records[0].target_sel))
     draws = generator("bootstrap", candidates[0].records[0].setting)
     names = [name for name in PROXIES.names() if PROXIES.get(name).stage == "B"]
     proxies = _score_proxies(candidates, every, names, contamination, agreements(candidates))
-    before = np.array([_worth(candidate, contamination) for candidate in candidates])
+    before = np.array([_worth(candidate, contamination, mixing) for candidate in candidates])
     frozen = [_mean_proxies(candidate.records) for candidate in candidates]
 
     say = chooser.say(contamination)
@@ -326,9 +335,9 @@ def _rank(
     return Ranking(proxies, before, value(proxies), wins / chooser.bootstraps)
 
 
-def _worth(candidate: Candidate, contamination: float) -> float:
+def _worth(candidate: Candidate, contamination: float, mixing: float) -> float:
     shares = [record.trusted_fit.mean() for record in candidate.records if record.trusted_fit.size]
-    return worth(candidate.config, float(np.mean(shares)) if shares else None, contamination)
+    return worth(candidate.config, float(np.mean(shares)) if shares else None, contamination, mixing)
 
 
 def score_tail(records: Sequence[UnitRecord]) -> float:

@@ -1,10 +1,12 @@
-"""What a configuration can be expected to be worth before any evidence: what its choices were on digits.
+"""What a configuration can be expected to be worth before any evidence: what its choices were elsewhere.
 
 An additive model, so that a configuration nobody has tried has a worth: one term for the clusterer, one for
-the training, one for the score, and what it costs to trust more, or less, of the target than its estimated
-share of normals 1 - rho. That is how the choice follows the contamination. The terms are the coefficients of
-a ridge regression (Hoerl & Kennard, 1970), frozen on digits by ``benchmarks/selection/freeze.py``; what it
-does not know counts as average. A prior from other datasets is the idea of MetaOD (Zhao et al., 2021).
+the training, one for the score, what it costs to trust more, or less, of the target than its estimated share
+of normals 1 - rho, and what the source alone gains where target images mix with it. That is how the choice
+follows the contamination and the shift between the domains. The terms are the coefficients of a ridge
+regression (Hoerl & Kennard, 1970) that ``benchmarks/selection/freeze.py`` froze on digits, and that of the
+mixing on digits and emojis; what it does not know counts as average. A prior from other datasets is the idea
+of MetaOD (Zhao et al., 2021).
 """
 
 from __future__ import annotations
@@ -18,21 +20,22 @@ from typing import Any
 TABLE = Path(__file__).with_name("worth.json")
 
 
-def worth(config: Mapping[str, Any], share: float | None, contamination: float) -> float:
+def worth(config: Mapping[str, Any], share: float | None, contamination: float, mixing: float) -> float:
     """Expected AUROC relative to the best of the grid, in points: at most about 0, larger = better.
 
     Args:
         config: canonical configuration.
         share: share of T_fit that is trusted; None without a target.
         contamination: estimated rho.
+        mixing: of target and source, from 0 = apart to about 0.5 = one domain.
     """
-    coefficients = _table()
-    return sum(
-        value * coefficients.get(name, 0.0) for name, value in terms(config, share, contamination).items()
-    )
+    coefficients, found = _table(), terms(config, share, contamination, mixing)
+    return sum(value * coefficients.get(name, 0.0) for name, value in found.items())
 
 
-def terms(config: Mapping[str, Any], share: float | None, contamination: float) -> dict[str, float]:
+def terms(
+    config: Mapping[str, Any], share: float | None, contamination: float, mixing: float
+) -> dict[str, float]:
     """Name -> value of everything that the worth adds up; see ``worth`` for the arguments."""
     training = str(config["alignment"])
     if "finetune" in config:
@@ -52,6 +55,7 @@ def terms(config: Mapping[str, Any], share: float | None, contamination: float) 
         "under squared": under**2,
         f"over, score {score}": over,
         f"under, score {score}": under,
+        "mixing, source only": mixing if config["supervision"] == "source_only" else 0.0,
     }
 
 

@@ -56,15 +56,17 @@ def choose_early(
     default: Mapping[str, Any],
     chooser: Chooser,
     contamination: Contamination,
+    mixing: float,
 ) -> Budgets:
     """Choose of each budget of each order; see ``choose``, which does it for the whole grid."""
+    known = (default, chooser, contamination, mixing)
     position = {candidate.key: i for i, candidate in enumerate(candidates)}
     configs = [candidate.config for candidate in candidates]
     first = configs.index(default) if default in configs else None
     orders = draw_orders(candidates[0].records[0].setting, len(candidates), first)
     chosen = [
         [
-            position[choose([candidates[i] for i in order[:n]], default, chooser, contamination)["chosen"]]
+            position[choose([candidates[i] for i in order[:n]], *known)["chosen"]]
             for n in sizes(len(candidates))
         ]
         for order in orders

@@ -161,9 +161,9 @@ def main() -> None:
 
 def judge(folder: Path, setting: Setting) -> Case:
     """Choose and ask every signal, and only then look at the AUROC."""
-    candidates, default, rho = what_is_known(folder, setting, Chooser())
+    candidates, default, rho, mixing = what_is_known(folder, setting, Chooser())
     with threadpool_limits(1):
-        chosen = choose_setting(candidates, default, rho)
+        chosen = choose_setting(candidates, default, rho, mixing)
         signals = {name: float(signal(chosen)) for name, signal in SIGNALS.items()}
     auroc = mean_aurocs(folder, chosen.candidates)
     task = setting.task
@@ -179,10 +179,10 @@ def judge(folder: Path, setting: Setting) -> Case:
 
 
 def choose_setting(
-    candidates: Sequence[Candidate], default: Mapping[str, object], rho: Contamination
+    candidates: Sequence[Candidate], default: Mapping[str, object], rho: Contamination, mixing: float
 ) -> Chosen:
     """The choice of a setting."""
-    choice = choose(candidates, default, Chooser(), rho)
+    choice = choose(candidates, default, Chooser(), rho, mixing)
     known = {candidate.key: candidate for candidate in candidates}
     order = [entry["key"] for entry in choice["ranking"]]
     position = order.index(choice["chosen"])

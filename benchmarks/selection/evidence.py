@@ -2,7 +2,7 @@
 
 python benchmarks/selection/evidence.py SWEEP_FOLDER [SWEEP_FOLDER ...] [--output DIR]
 
-The choice adds the ranks of some proxies to what a configuration is worth on digits (``Chooser.evidence``).
+The choice adds the ranks of some proxies to what a configuration is worth elsewhere (``Chooser.evidence``).
 Here each of them is left out, and every other one is added. The digits decide what is used, the other
 datasets only test it. Prints evidence.md and writes it; the sweep folders are only read.
 """
@@ -88,9 +88,10 @@ def main() -> None:
 def read_case(folder: Path, setting: Setting) -> Case:
     """What the choice goes by, and what the oracle says."""
     chooser = Chooser(bootstraps=1)  # what leads in how many of them has no say here
-    candidates, default, rho = what_is_known(folder, setting, chooser)
+    candidates, default, rho, mixing = what_is_known(folder, setting, chooser)
     with threadpool_limits(1):
-        entries = {entry["key"]: entry for entry in choose(candidates, default, chooser, rho)["ranking"]}
+        choice = choose(candidates, default, chooser, rho, mixing)
+    entries = {entry["key"]: entry for entry in choice["ranking"]}
     proxies = [candidate_values(c, entries[c.key]["proxies"]) for c in candidates]
     return Case(
         sweep="/".join(folder.absolute().parts[-2:]),
@@ -127,8 +128,8 @@ def page(cases: Sequence[Case]) -> str:
 
 Mean regret in points over the settings of a sweep and contamination, where the first by worth and evidence is
 chosen of what passes the gates; the bootstrap that may keep the default is left out. Rows are in the order of
-their mean over the {FROZEN_ON}, from which the worth was learned and on which the evidence was set; the other
-datasets only test it. The controls are left out.
+their mean over the {FROZEN_ON}, from which the worth was learned and on which the evidence was set; emojis
+taught it what mixing is worth, and PACS tests all of it. The controls are left out.
 
 {regrets(cases)}
 """

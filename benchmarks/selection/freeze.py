@@ -1,16 +1,20 @@
-"""Write the constants of the choice from a finished sweep of the digits; nothing else is looked at.
+"""Write the constants of the choice from finished sweeps of digits and emojis; nothing else is looked at.
 
-python benchmarks/selection/freeze.py SWEEP_FOLDER
+python benchmarks/selection/freeze.py DIGITS_SWEEP EMOJI_SWEEP
 
 ``orchestrator/contamination.csv``: shape and contamination of target sets, six contaminations for each digit
-of each domain. ``orchestrator/worth.json``: ridge coefficients of the worth of a configuration. Prints how
-far both carry to a target domain, or a pair, that they were not learned from.
+of each domain. Emojis have no part in it: their classes are so broad that their shape hardly tells the
+contamination, and what it learns from them spoils the choice on digits. ``orchestrator/worth.json``: ridge
+coefficients of the worth of a configuration, from digits, and what mixing adds to the worth of the source
+alone, from both, since the domains of digits lie apart. Prints how far each carries to a target domain, or a
+pair, that it was not learned from.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +23,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_limits
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the script is run by its path
+
+from benchmarks.selection.tasks import setting_features
 from orchestrator import contamination, worth
 from orchestrator.config import SweepConfig
 from orchestrator.contamination import estimate_contamination, shape
 from orchestrator.ledger import UnitRecord, read_by_setting
+from orchestrator.mixing import measure_mixing
 from orchestrator.oracle import Request, draw, read_request
 from orchestrator.pipeline import load_folder
 from orchestrator.prepare import open_dataset
@@ -40,19 +49,24 @@ WORST = -12.0
 BEST = 3
 """Configurations whose mean stands for the best of a grid; a single one is lucky."""
 
+MIXING = "mixing, source only"
+
 Features = Callable[[Setting], np.ndarray]
+Row = tuple[list[dict[str, float]], np.ndarray]
+"""The terms and the AUROC of every configuration of a setting."""
 
 
 def main() -> None:
     """Write both files and print their errors."""
-    parser = argparse.ArgumentParser(description="freeze the constants of the choice on the digits")
-    parser.add_argument(
-        "folder", type=Path, help="finished sweep of benchmarks/selection/grid.yaml on digits"
-    )
-    folder = parser.parse_args().folder
-    features = target_features(load_folder(folder))
-    freeze_contamination(folder, features)
-    freeze_worth(folder, features)
+    parser = argparse.ArgumentParser(description="freeze the constants of the choice")
+    for name in ("digits", "emoji"):
+        parser.add_argument(
+            name, type=Path, help=f"finished sweep of benchmarks/selection/grid.yaml on {name}"
+        )
+    given = parser.parse_args()
+    with threadpool_limits(1):
+        freeze_contamination(given.digits, target_features(load_folder(given.digits)))
+        freeze_worth(given.digits, given.emoji)
 
 
 @dataclass(frozen=True)
@@ -126,19 +140,9 @@ def write_table(table: np.ndarray, path: Path) -> None:
     contamination._model.cache_clear()
 
 
-def freeze_worth(folder: Path, features: Features) -> None:
+def freeze_worth(digits: Path, emoji: Path) -> None:
     """Fit the worth of configurations to their AUROC, and judge each pair by a fit to the others."""
-    settings = {setting.key: setting for setting in read_settings(folder / "settings.parquet")}
-    auroc = pq.read_table(folder / "oracle" / "auroc.parquet", columns=["key", "auroc"]).to_pydict()
-    truth = dict(zip(auroc["key"], auroc["auroc"], strict=True))
-    rows: dict[str, list[tuple[list[dict[str, float]], np.ndarray]]] = defaultdict(list)
-    for table in read_by_setting(folder / "units.parquet"):
-        records = [record for record in UnitRecord.from_table(table) if record.state == "done"]
-        setting = settings[records[0].setting]
-        rho = estimate_contamination(features(setting), setting.key).estimate
-        values = np.array([truth[record.key] for record in records])
-        pair = f"{setting.task.source}->{setting.task.target}"
-        rows[pair].append(([_terms(record, rho) for record in records], values))
+    rows = read_rows(digits)
     regrets = []
     for pair, judged in rows.items():
         coefficients = _fit([setting for other, same in rows.items() if other != pair for setting in same])
@@ -147,23 +151,62 @@ def freeze_worth(folder: Path, features: Features) -> None:
         regrets.append(regret)
         print(f"worth, learned without {pair}: AUROC {np.mean(picks):.2f}, regret {regret:.2f} points")
     print(f"worth: regret {np.mean(regrets):.2f} points over pairs")
-    coefficients = _fit([setting for same in rows.values() for setting in same])
+    known = [setting for same in rows.values() for setting in same]
+    coefficients = _fit(known)
+    more = [setting for same in read_rows(emoji).values() for setting in same]
+    coefficients[MIXING] = _fit_mixing(coefficients, [*known, *more])
+    print(f"worth: {coefficients[MIXING]:.1f} points by mixing for the source alone")
     rounded = {name: round(value, 3) for name, value in sorted(coefficients.items())}
     worth.TABLE.write_text(json.dumps(rounded, indent=1) + "\n")
 
 
-def _terms(record: UnitRecord, rho: float) -> dict[str, float]:
+def read_rows(folder: Path) -> dict[str, list[Row]]:
+    """Pair -> the settings of a sweep."""
+    settings = {setting.key: setting for setting in read_settings(folder / "settings.parquet")}
+    auroc = pq.read_table(folder / "oracle" / "auroc.parquet", columns=["key", "auroc"]).to_pydict()
+    truth = dict(zip(auroc["key"], auroc["auroc"], strict=True))
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for table in read_by_setting(folder / "units.parquet"):
+        records = [record for record in UnitRecord.from_table(table) if record.state == "done"]
+        setting = settings[records[0].setting]
+        target, source = setting_features(folder, setting, ENCODER)
+        rho = estimate_contamination(target, setting.key).estimate
+        mixing = measure_mixing(source, target, setting.key)
+        values = np.array([truth[record.key] for record in records])
+        pair = f"{setting.task.source}->{setting.task.target}"
+        rows[pair].append(([_terms(record, rho, mixing) for record in records], values))
+    return rows
+
+
+def _terms(record: UnitRecord, rho: float, mixing: float) -> dict[str, float]:
     share = float(record.trusted_fit.mean()) if record.trusted_fit.size else None
-    return worth.terms(record.config, share, rho)
+    return worth.terms(record.config, share, rho, mixing)
 
 
 def _sum(coefficients: Mapping[str, float], terms: Mapping[str, float]) -> float:
     return sum(value * coefficients.get(name, 0.0) for name, value in terms.items())
 
 
-def _fit(settings: Sequence[tuple[list[dict[str, float]], np.ndarray]]) -> dict[str, float]:
-    """Ridge coefficients by name; the target is the distance to the best configurations of the setting."""
-    names = sorted({name for terms, _ in settings for row in terms for name in row} - {"constant"})
+def _fit_mixing(coefficients: Mapping[str, float], settings: Sequence[Row]) -> float:
+    """The coefficient of mixing that explains best, in least squares, what the others leave."""
+    given, left = [], []
+    for terms, values in settings:
+        rest = _distances(values) - np.array([_sum(coefficients, row) for row in terms])
+        column = np.array([row[MIXING] for row in terms])
+        given.append(column - column.mean())
+        left.append(rest - rest.mean())
+    column, rest = np.concatenate(given), np.concatenate(left)
+    return float(column @ rest / (column @ column))
+
+
+def _distances(values: np.ndarray) -> np.ndarray:
+    """(u,) points of AUROC to the best configurations of a setting, at least ``WORST``."""
+    return np.maximum(values - np.sort(values)[-BEST:].mean(), WORST)
+
+
+def _fit(settings: Sequence[Row]) -> dict[str, float]:
+    """Ridge coefficients by name, all but that of mixing, of the distance to the best configurations."""
+    names = sorted({name for terms, _ in settings for row in terms for name in row} - {"constant", MIXING})
     is_share = np.array([name.startswith(("over", "under")) for name in names])
     # In fifths: a share of 0.2 too much weighs as much as one clusterer instead of another.
     scale = np.where(is_share, -5.0, 1.0)
@@ -171,7 +214,7 @@ def _fit(settings: Sequence[tuple[list[dict[str, float]], np.ndarray]]) -> dict[
     designs = [
         np.array([[row.get(name, 0.0) for name in names] for row in terms]) * scale for terms, _ in settings
     ]
-    targets = [np.maximum(values - np.sort(values)[-BEST:].mean(), WORST) for _, values in settings]
+    targets = [_distances(values) for _, values in settings]
     # Within settings: how hard one is says nothing of which configuration suits it.
     design = np.concatenate([rows - rows.mean(axis=0) for rows in designs])
     target = np.concatenate([values - values.mean() for values in targets])

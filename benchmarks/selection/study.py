@@ -36,7 +36,7 @@ HERE = Path(__file__).parent
 TWOFOLD = Path(sys.executable).with_name("twofold")
 VERSIONS = ("torch", "timm", "scikit-learn")
 FROZEN_ON = "digits"
-"""Dataset that the constants of ``Chooser`` were set on."""
+"""Dataset that the constants of the choice were set on, all but what mixing is worth."""
 DIGITS = ("typeset", "mnist", "optdigits")
 EMOJI = ("noto", "twemoji", "fluent")
 PACS = ("photo", "art_painting", "sketch")
@@ -185,7 +185,7 @@ def _limits(sweeps: Sequence[Sweep], here: str) -> str:
         f"- training seeds per configuration: {tables.listed(seeds)}; split seeds: {tables.listed(splits)}."
         + (" With one setting per class the lowest level of the bootstrap cannot vary." * (len(splits) == 1)),
         f"- the constants of the choice, and what its contamination estimate learned from, come from "
-        f"{FROZEN_ON}: only the other datasets test them.",
+        f"{FROZEN_ON}, and what mixing is worth from {FROZEN_ON} and emoji: only PACS tests all of it.",
         f"- settings in which the default did not finish: {sum(s.default is None for s in settings)}.",
         *(
             f"- {key}: {tables.listed(values)}."

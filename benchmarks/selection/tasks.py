@@ -26,6 +26,7 @@ from benchmarks.selection.budget import Budgets, choose_early, evaluated_once
 from benchmarks.selection.measures import aurocs, noise_ceiling
 from orchestrator.contamination import estimate_contamination
 from orchestrator.ledger import UnitRecord
+from orchestrator.mixing import measure_mixing
 from orchestrator.pipeline import load_folder
 from orchestrator.plan import default_configuration
 from orchestrator.prepare import open_dataset
@@ -167,12 +168,12 @@ def over_settings(folder: Path, judge: Callable[[Path, Setting], T]) -> list[T]:
 def judge_setting(folder: Path, setting: Setting) -> dict[str, Judged]:
     """Choose on every grid, and only then open the labels."""
     chooser = Chooser()
-    candidates, default, rho = what_is_known(folder, setting, chooser)
+    candidates, default, rho, mixing = what_is_known(folder, setting, chooser)
     grids = {name: [c for c in candidates if holds(c.config)] for name, holds in GRIDS.items()}
     # Products of small matrices: many threads would wait for each other for longer than they compute.
     with threadpool_limits(1), evaluated_once():
-        choices = {n: choose(held, default, chooser, rho) for n, held in grids.items()}
-        budgets = choose_early(grids[FULL], default, chooser, rho)
+        choices = {n: choose(held, default, chooser, rho, mixing) for n, held in grids.items()}
+        budgets = choose_early(grids[FULL], default, chooser, rho, mixing)
     anomalous = _anomalous(folder, setting)
     judged = {n: _judged(folder, setting, held, default, choices[n], anomalous) for n, held in grids.items()}
     return {**judged, FULL: replace(judged[FULL], budgets=budgets)}
@@ -180,14 +181,15 @@ def judge_setting(folder: Path, setting: Setting) -> dict[str, Judged]:
 
 def what_is_known(
     folder: Path, setting: Setting, chooser: Chooser
-) -> tuple[list[Candidate], dict[str, Any], Contamination]:
-    """What there is to choose from for a setting, the default, and the estimated contamination."""
+) -> tuple[list[Candidate], dict[str, Any], Contamination, float]:
+    """What there is to choose from for a setting, the default, the estimated contamination, the mixing."""
     candidates = read_candidates(folder, setting, chooser)
     default = default_configuration(load_folder(folder)).as_dict()
-    # The records have the encoder's estimate; this one also does for sweeps from before there was one.
+    # The records have what this encoder measured; these also do for sweeps from before it was.
+    target, source = setting_features(folder, setting, default["encoder"])
     with threadpool_limits(1):
-        rho = estimate_contamination(unlabelled_features(folder, setting, default["encoder"]), setting.key)
-    return candidates, default, rho
+        rho = estimate_contamination(target, setting.key)
+        return candidates, default, rho, measure_mixing(source, target, setting.key)
 
 
 def read_candidates(folder: Path, setting: Setting, chooser: Chooser) -> list[Candidate]:
@@ -201,10 +203,16 @@ def mean_aurocs(folder: Path, candidates: Sequence[Candidate]) -> np.ndarray:
     return np.array([np.mean([_aurocs(folder)[r.key] for r in c.records]) for c in candidates])
 
 
-def unlabelled_features(folder: Path, setting: Setting, encoder: str) -> np.ndarray:
-    """(n, d) L2-normalised frozen features of T_fit, then T_sel."""
-    rows, features = _domain(folder, setting.task.target, encoder)
-    return np.asarray(features[[rows[image] for image in (*setting.target_fit, *setting.target_sel)]])
+def setting_features(folder: Path, setting: Setting, encoder: str) -> tuple[np.ndarray, np.ndarray]:
+    """(n, d) L2-normalised frozen features of the unlabelled target images, and of the source normals."""
+    task, found = setting.task, []
+    for name, images in (
+        (task.target, (*setting.target_fit, *setting.target_sel)),
+        (task.source, (*setting.source_fit, *setting.source_val)),
+    ):
+        rows, features = _domain(folder, name, encoder)
+        found.append(np.asarray(features[[rows[image] for image in images]]))
+    return found[0], found[1]
 
 
 @cache

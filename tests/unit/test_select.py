@@ -102,10 +102,14 @@ DEFAULT, LEFT, RIGHT = flat(2), flat(3), flat(4)
 
 
 def decide(
-    *records: UnitRecord, default: dict[str, Any] = DEFAULT, rho: Contamination = RHO, **constants: Any
+    *records: UnitRecord,
+    default: dict[str, Any] = DEFAULT,
+    rho: Contamination = RHO,
+    mixing: float = 0.0,
+    **constants: Any,
 ) -> dict[str, Any]:
     chooser = Chooser(**{**vars(CHOOSER), **constants})
-    choice = choose(gather_candidates(list(records), chooser), default, chooser, rho)
+    choice = choose(gather_candidates(list(records), chooser), default, chooser, rho, mixing)
     assert json.loads(json.dumps(choice, allow_nan=False)) == choice
     return choice
 
@@ -168,9 +172,20 @@ def test_worth_decides_where_the_evidence_is_silent() -> None:
     knn, centre = flat(2), flat(2, score="source_centre", alignment="positive", finetune="head")
     records = [record(centre, 1), record(knn, 1)]
     choice = decide(*records, default=centre, evidence=())
-    expected = {r.key: worth(r.config, 0.6, RHO.estimate) for r in records}
+    expected = {r.key: worth(r.config, 0.6, RHO.estimate, 0.0) for r in records}
     assert {e["key"]: e["value"] for e in choice["ranking"]} == pytest.approx(expected, abs=1e-4)
     assert choice["chosen"] == max(expected, key=lambda key: expected[key])
+
+
+def test_the_choice_follows_the_shift() -> None:
+    alone = Configuration.parse(
+        {"supervision": "source_only", "alignment": "identity", "score": "knn"}
+    ).as_dict()
+    nothing = np.empty(0, dtype=bool)
+    records = [record(flat(2), 1), record(alone, 1, trusted_fit=nothing, trusted_sel=nothing)]
+    apart, one = (decide(*records, mixing=mixing, evidence=()) for mixing in (0.0, 0.45))
+    assert apart["config"] == flat(2) and one["config"] == alone
+    assert any("45% are source images" in sentence for sentence in one["explanation"])
 
 
 def test_the_choice_follows_the_contamination() -> None:
@@ -345,7 +360,7 @@ def test_order_of_the_records_does_not_matter(order: list[int]) -> None:
     records = [record(flat(k), level, noise=0.5, seed=s) for level, k in levels for s in (0, 1)]
     texts = {
         json.dumps(
-            choose(gather_candidates([records[i] for i in positions], CHOOSER), DEFAULT, CHOOSER, RHO),
+            choose(gather_candidates([records[i] for i in positions], CHOOSER), DEFAULT, CHOOSER, RHO, 0.0),
             sort_keys=True,
         )
         for positions in (range(8), order)

@@ -345,7 +345,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     ids |= {part: tuple(f"{part}{i}" for i in range(24)) for part in ("target_sel", "test")}
     setting = Setting(Task("digits", "typeset", "mnist", "3"), 0.1, 0, **ids)
-    monkeypatch.setattr(tasks, "unlabelled_features", lambda *_: rng.normal(size=(48, 6)))
+    target, source = rng.normal(size=(2, 48, 6))
+    monkeypatch.setattr(tasks, "setting_features", lambda *_: (target, source))
     records = []
     for text in CONFIGS:
         scores = {
@@ -409,20 +410,20 @@ def test_the_choice_of_a_budget_is_the_choice_of_a_grid_that_small(folder: Path)
     full = judge_setting(folder, setting)["full"]
     candidates = tasks.read_candidates(folder, setting, Chooser())
     default = json.loads(CONFIGS[0])
-    rho = Contamination(**full.estimate)
+    _, _, rho, mixing = tasks.what_is_known(folder, setting, Chooser())
     keys = [candidate.key for candidate in candidates]
     assert full.budgets is not None
     for order, (early,) in zip(full.budgets.orders, full.budgets.chosen, strict=True):
         assert order[0] == full.default and sorted(order) == list(range(6))
         held = [candidates[i] for i in order[:5]]
-        assert keys[early] == choose(held, default, Chooser(), rho)["chosen"]
-    assert keys[full.chosen] == choose(candidates, default, Chooser(), rho)["chosen"]
+        assert keys[early] == choose(held, default, Chooser(), rho, mixing)["chosen"]
+    assert keys[full.chosen] == choose(candidates, default, Chooser(), rho, mixing)["chosen"]
 
 
 def test_units_that_are_evaluated_once_give_the_same_choice(folder: Path) -> None:
     (setting,) = tasks.read_settings(folder / "settings.parquet")
     candidates = tasks.read_candidates(folder, setting, Chooser())
-    rest = (json.loads(CONFIGS[0]), Chooser(), Contamination(0.2, 0.1, 0.3))
+    rest = (json.loads(CONFIGS[0]), Chooser(), Contamination(0.2, 0.1, 0.3), 0.1)
     groups = (candidates[:3], candidates, candidates[2:])
     expected = [choose(group, *rest) for group in groups]
     with evaluated_once():

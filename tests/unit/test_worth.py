@@ -32,25 +32,33 @@ def test_worth_is_the_sum_of_its_terms(share: float, rho: float) -> None:
     for name, value in (("over", over), ("under", under)):
         expected += value * (table[name] + table[f"{name}, score mahalanobis"])
         expected += value**2 * table[f"{name} squared"]
-    assert worth(config, share, rho) == pytest.approx(expected)
+    assert worth(config, share, rho, 0.2) == pytest.approx(expected)
 
 
 @given(share=SHARE, other=SHARE, rho=RHO, score=st.sampled_from(SCORES))
 def test_nothing_beats_the_share_of_the_normals(share: float, other: float, rho: float, score: str) -> None:
     config = flat(alignment="positive", score=score)
-    assert worth(config, 1 - rho, rho) >= worth(config, share, rho) - 1e-12
+    assert worth(config, 1 - rho, rho, 0.2) >= worth(config, share, rho, 0.2) - 1e-12
     near, far = sorted((share, other), key=lambda value: abs(value - 1 + rho))
     if (near - 1 + rho) * (far - 1 + rho) > 0:
-        assert worth(config, near, rho) >= worth(config, far, rho) - 1e-12
+        assert worth(config, near, rho, 0.2) >= worth(config, far, rho, 0.2) - 1e-12
 
 
 def test_a_configuration_nobody_tried_counts_as_average() -> None:
     known, unknown = flat(), {**flat(), "clusterer": "never_seen"}
-    difference = worth(known, 0.9, 0.1) - worth(unknown, 0.9, 0.1)
+    difference = worth(known, 0.9, 0.1, 0.2) - worth(unknown, 0.9, 0.1, 0.2)
     assert difference == pytest.approx(module._table()["clusterer density"])
 
 
 def test_without_a_target_no_share_counts() -> None:
     config = flat(supervision="source_only", score="source_centre")
-    assert worth(config, None, 0.0) == worth(config, None, 0.4)
-    assert terms(config, None, 0.4)["over"] == terms(config, None, 0.4)["under"] == 0
+    assert worth(config, None, 0.0, 0.2) == worth(config, None, 0.4, 0.2)
+    assert terms(config, None, 0.4, 0.2)["over"] == terms(config, None, 0.4, 0.2)["under"] == 0
+
+
+@given(near=st.floats(0, 0.5), far=st.floats(0, 0.5))
+def test_the_source_alone_is_worth_more_where_the_target_mixes_with_it(near: float, far: float) -> None:
+    far, near = sorted((near, far))
+    alone, adapted = flat(supervision="source_only", score="knn"), flat()
+    assert worth(alone, None, 0.1, near) >= worth(alone, None, 0.1, far)
+    assert worth(adapted, 0.9, 0.1, near) == worth(adapted, 0.9, 0.1, far)
