@@ -102,7 +102,7 @@ def test_every_unit_gets_a_whole_record(
         names = ("effective_rank", "score_variation")
         expected = {f"{name}{end}" for name in names for end in ("", "_initial")}
         if uses:
-            expected |= {"contamination", "contamination_low", "contamination_high"}
+            expected |= {"contamination", "contamination_low", "contamination_high", "mixing"}
         assert set(record.diagnostics) == expected
         ledger.write(record)
         stored = ledger.read(member.key)
