@@ -21,7 +21,9 @@ TABLE = Path(__file__).with_name("worth.json")
 
 
 def worth(config: Mapping[str, Any], share: float | None, contamination: float, mixing: float) -> float:
-    """Expected AUROC relative to the best of the grid, in points: at most about 0, larger = better.
+    """Expected AUROC relative to the best of the grid, in points; larger = better.
+
+    A sum of terms that is not held below 0: that of the source alone exceeds it where the domains are one.
 
     Args:
         config: canonical configuration.
