@@ -24,7 +24,8 @@ def explain(choice: Mapping[str, Any], most: float, bounds: tuple[float, float])
         f"Of the nearest neighbours of target images, {choice['mixing']:.0%} are source images "
         "(half, if the domains were one).",
         f"Chosen: {describe(choice['config'])}; {choice['reason']}.",
-        f"On digits and emojis such choices came within {max(0.0, -own['worth']):.1f} points of the best; "
+        "By what was learned on digits and emojis, such choices come within "
+        f"{max(0.0, -own['worth']):.1f} points of the best; "
         f"{_evidence(own, most)}.",
         *_runner_up(choice, own),
         _trust(choice, bounds),

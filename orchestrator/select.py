@@ -1,8 +1,8 @@
 """The label-free choice: records of a sweep -> selection.json. Nothing here can see a label.
 
-The value of a configuration is what its choices were worth on digits and emojis at the estimated
-contamination and shift, plus what the evidence on these images adds: the rank of its trusted set by stage A,
-from frozen features, and of its scores on T_sel by stage B. Where hardly an image looks anomalous there is
+The value of a configuration is its worth, learned on other data, at the estimated contamination and shift,
+plus what the evidence on these images adds: the rank of its trusted set by stage A, from frozen features,
+and of its scores on T_sel by stage B. Where hardly an image looks anomalous there is
 nothing to rank by, and the evidence has no say. The default configuration is left only when another one
 clearly leads it in most bootstrap resamples of T_sel.
 """

@@ -4,10 +4,10 @@ python benchmarks/selection/freeze.py DIGITS_SWEEP EMOJI_SWEEP
 
 ``orchestrator/contamination.csv``: shape and contamination of target sets, six contaminations for each digit
 of each domain. Emojis have no part in it: their classes are so broad that their shape hardly tells the
-contamination, and what it learns from them spoils the choice on digits. ``orchestrator/worth.json``: ridge
-coefficients of the worth of a configuration, from digits, and what mixing adds to the worth of the source
-alone, from both, since the domains of digits lie apart. Prints how far each carries to a target domain, or a
-pair, that it was not learned from.
+contamination (contamination.md). ``orchestrator/worth.json``: ridge coefficients of the worth of a
+configuration, from digits, and what mixing adds to the worth of the source alone, from both, since the
+domains of digits lie apart. Prints how far the first two carry to a target domain, or a pair, that they were
+not learned from.
 """
 
 from __future__ import annotations
